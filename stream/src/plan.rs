@@ -1,0 +1,574 @@
+//! The plan: steps, states and the log over one specification.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result};
+use crate::group::Group;
+use crate::index::GroupIndex;
+use crate::lengths::Lengths;
+use crate::log::{Change, Log, Masks};
+use crate::mix::Arrangement;
+use crate::schedule;
+use crate::spec::{LastBatch, PlanSpec, Shape};
+use crate::state::{self, State};
+use crate::step::StepPlan;
+use crate::strata::{SourceRows, Stratum};
+
+/// Groups that are kept laid out: steps seldom end where groups do.
+const GROUPS_KEPT: usize = 4;
+
+/// The order of samples of one job: [`Plan::step`] is a pure function of the specification, the lengths and the
+/// log. What is kept inside (the group index, the last groups) saves time and changes nothing.
+///
+/// All methods may be called from several threads; they take turns.
+pub struct Plan {
+    spec: PlanSpec,
+    hash: String,
+    strata: Vec<Stratum>,
+    lengths: Arc<dyn Lengths>,
+    log: Log,
+    masks: Masks,
+    memory: Mutex<Memory>,
+}
+
+struct Memory {
+    arrangement: Arrangement,
+    index: GroupIndex,
+    groups: Vec<(u64, Arc<Group>)>,
+    /// Groups without a pack at the end of the index.
+    barren: u64,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan")
+            .field("hash", &self.hash)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    /// Makes a plan over whole sources: none is filtered or balanced.
+    ///
+    /// # Errors
+    /// As [`Plan::with_rows`].
+    pub fn new(spec: PlanSpec, lengths: Arc<dyn Lengths>) -> Result<Self> {
+        let rows = vec![SourceRows::All; spec.sources.len()];
+        Self::with_rows(spec, lengths, rows)
+    }
+
+    /// Makes a plan over `rows` (one entry per source): what filters and classes of the sources leave.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] naming the field that is wrong; [`Error::Rows`] if `rows` are not what the specification
+    /// was made for.
+    pub fn with_rows(spec: PlanSpec, lengths: Arc<dyn Lengths>, rows: Vec<SourceRows>) -> Result<Self> {
+        spec.validate()?;
+        let strata = Stratum::of_plan(&spec, rows)?;
+        let hash = spec.hash();
+        let log = Log::new(&hash);
+        let arrangement = schedule::arrange(&spec, &strata, &log, &[])?;
+        let masks = Masks::new(&log, &spec.sources);
+        let memory = Memory {
+            arrangement,
+            index: GroupIndex::new(),
+            groups: Vec::new(),
+            barren: 0,
+        };
+        Ok(Self {
+            spec,
+            hash,
+            strata,
+            lengths,
+            log,
+            masks,
+            memory: Mutex::new(memory),
+        })
+    }
+
+    /// The specification.
+    #[must_use]
+    pub fn spec(&self) -> &PlanSpec {
+        &self.spec
+    }
+
+    /// The identity of the plan, 32 hexadecimal digits: [`PlanSpec::hash`].
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The packs of all ranks in `step`; `None` after the last step of a finite plan.
+    ///
+    /// # Errors
+    /// [`Error::NothingToPack`] if an endless plan has no document that fits.
+    pub fn step(&self, step: u64) -> Result<Option<StepPlan>> {
+        let mut memory = self.memory();
+        let batch = u64::from(self.spec.global_batch);
+        let Some((mut number, mut from)) = self.locate(&mut memory, step * batch)? else {
+            return Ok(None);
+        };
+        let mut plan = StepPlan {
+            step,
+            ..StepPlan::default()
+        };
+        let mut left = self.spec.global_batch;
+        while left > 0 {
+            let Some(group) = self.group(&mut memory, number)? else {
+                break;
+            };
+            let to = group.len().min(from.saturating_add(left));
+            left -= to - from;
+            self.take(&group, number, from..to, &mut plan);
+            if to == group.len() {
+                (number, from) = (number + 1, 0);
+            }
+        }
+        if left > 0 && self.spec.last_batch == LastBatch::Drop {
+            return Ok(None);
+        }
+        if left == 0 && self.spec.passes != crate::Passes::Infinite {
+            self.count_barren_end(&mut memory, number, from, &mut plan)?;
+        }
+        plan.share = 0..plan.len() as u32;
+        Ok(Some(plan))
+    }
+
+    /// The packs of `rank` of `world` in `step`: a contiguous share of the global batch, which is the same for
+    /// every world size.
+    ///
+    /// # Errors
+    /// [`Error::World`] if `world` does not divide the global batch or has no such rank; else as [`Plan::step`].
+    pub fn rank_slice(&self, step: u64, rank: u32, world: u32) -> Result<Option<StepPlan>> {
+        self.check_world(rank, world)?;
+        self.step(step)?.map(|plan| plan.rank(rank, world)).transpose()
+    }
+
+    /// Checks that the global batch can be shared by `world` ranks, and that `rank` is one of them.
+    ///
+    /// # Errors
+    /// [`Error::World`], naming the nearest world sizes that can.
+    pub fn check_world(&self, rank: u32, world: u32) -> Result<()> {
+        let batch = self.spec.global_batch;
+        if world == 0 || !batch.is_multiple_of(world) {
+            let below = (1..=world.min(batch))
+                .rev()
+                .find(|&w| batch.is_multiple_of(w))
+                .unwrap_or(1);
+            let above = (world.saturating_add(1)..=batch)
+                .find(|&w| batch.is_multiple_of(w))
+                .unwrap_or(below);
+            let nearest = if below == above {
+                below.to_string()
+            } else {
+                format!("{below} or {above}")
+            };
+            let message =
+                format!("the global batch of {batch} cannot be shared evenly; nearest world sizes: {nearest}");
+            return Err(Error::World { rank, world, message });
+        }
+        if rank >= world {
+            return Err(Error::World {
+                rank,
+                world,
+                message: format!("ranks are 0 to {}", world - 1),
+            });
+        }
+        Ok(())
+    }
+
+    /// How many steps a finite plan has; `None` for an endless one. Counts all groups on its first call if samples
+    /// are packed.
+    ///
+    /// # Errors
+    /// As [`Plan::step`].
+    pub fn steps(&self) -> Result<Option<u64>> {
+        let mut memory = self.memory();
+        let Some(end) = memory.arrangement.end() else {
+            return Ok(None);
+        };
+        let packs = match self.spec.shape {
+            Shape::Fixed { .. } => end,
+            Shape::Packed { .. } => {
+                while !memory.index.is_complete() {
+                    self.extend(&mut memory)?;
+                }
+                memory.index.packs()
+            }
+        };
+        let batch = u64::from(self.spec.global_batch);
+        Ok(Some(match self.spec.last_batch {
+            LastBatch::Partial => packs.div_ceil(batch),
+            LastBatch::Drop => packs / batch,
+        }))
+    }
+
+    /// The rows of `step` in the order of their first piece: (position of the source, slot).
+    ///
+    /// # Errors
+    /// As [`Plan::step`].
+    pub fn provenance(&self, step: u64) -> Result<Vec<(u32, u64)>> {
+        let Some(plan) = self.step(step)? else {
+            return Ok(Vec::new());
+        };
+        let mut seen = std::collections::HashSet::with_capacity(plan.pieces.len());
+        Ok(plan
+            .pieces
+            .iter()
+            .map(|p| (p.source, p.slot))
+            .filter(|row| seen.insert(*row))
+            .collect())
+    }
+
+    /// The state of a job that has delivered all steps before `step`.
+    ///
+    /// # Errors
+    /// As [`Plan::step`].
+    pub fn state(&self, step: u64) -> Result<State> {
+        let mut memory = self.memory();
+        let place = self.locate(&mut memory, step * u64::from(self.spec.global_batch))?;
+        let (group, pack) = place.unwrap_or_else(|| (self.group_count(&memory), 0));
+        let changes: Vec<u64> = memory.index.changes().iter().copied().filter(|&g| g <= group).collect();
+        Ok(State {
+            format: State::FORMAT,
+            plan: self.hash.clone(),
+            parts: state::parts(&self.spec),
+            step,
+            group,
+            pack,
+            log: self.log.length_of(group).unwrap_or(self.log.entries().len() as u64),
+            changes: if changes.len() <= state::CHANGES_MAX {
+                changes
+            } else {
+                Vec::new()
+            },
+        })
+    }
+
+    /// Goes on from a state: returns its step, for which nothing before needs to be computed.
+    ///
+    /// # Errors
+    /// [`Error::OtherPlan`] if the state was saved under another plan, saying which parts differ; [`Error::State`]
+    /// if the log has fewer entries than it had, or the place of the step is another one.
+    pub fn resume(&self, state: &State) -> Result<u64> {
+        state.check(&self.spec, &self.hash)?;
+        let known = self.log.entries().len() as u64;
+        if state.log > known {
+            let message = format!(
+                "it depends on {} entries of the plan's log, only {known} are known",
+                state.log
+            );
+            return Err(Error::State {
+                step: state.step,
+                message,
+            });
+        }
+        let batch = u64::from(self.spec.global_batch);
+        let mut memory = self.memory();
+        if let (Shape::Packed { .. }, true) = (self.spec.shape, self.changes_are_known(state)) {
+            let before = state
+                .step
+                .checked_mul(batch)
+                .and_then(|packs| packs.checked_sub(u64::from(state.pack)));
+            let Some(before) = before else {
+                let message = format!("{} packs before pack {} of a group", state.step, state.pack);
+                return Err(Error::State {
+                    step: state.step,
+                    message,
+                });
+            };
+            // Only where nothing is known yet of that place: what was counted is checked against the state below.
+            if memory.index.start(state.group).is_none() {
+                memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, &state.changes)?;
+                memory.index = GroupIndex::at(state.group, before, state.changes.clone());
+                memory.groups.clear();
+                memory.barren = 0;
+            }
+        }
+        let place = self.locate(&mut memory, state.step * batch)?;
+        if let Some(place) = place.filter(|&place| place != (state.group, state.pack)) {
+            let message = format!(
+                "its first pack is pack {} of group {}, the state says pack {} of group {}: the lengths of the rows \
+                 are not those that the state was saved with",
+                place.1, place.0, state.pack, state.group
+            );
+            return Err(Error::State {
+                step: state.step,
+                message,
+            });
+        }
+        Ok(state.step)
+    }
+
+    /// The groups that `step` takes packs of; empty after the end. A rank enters them (see [`Log::enter`]) before it
+    /// delivers the step.
+    ///
+    /// # Errors
+    /// As [`Plan::step`].
+    pub fn groups_of(&self, step: u64) -> Result<Range<u64>> {
+        let mut memory = self.memory();
+        let first = step * u64::from(self.spec.global_batch);
+        let Some((group, _)) = self.locate(&mut memory, first)? else {
+            return Ok(0..0);
+        };
+        let last = first + u64::from(self.spec.global_batch) - 1;
+        let end = self
+            .locate(&mut memory, last)?
+            .map_or_else(|| self.group_count(&memory), |(group, _)| group + 1);
+        Ok(group..end)
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Appends a change to the log: it holds from group `not_before` on, or from the first one that nobody has
+    /// entered. Returns that group.
+    ///
+    /// # Errors
+    /// [`Error::Log`] or [`Error::Spec`] if the change names what is not there.
+    pub fn append(&mut self, change: Change, not_before: u64) -> Result<u64> {
+        Log::check(&change, &self.spec.sources)?;
+        let mut log = self.log.clone();
+        let group = log.append(change, not_before);
+        self.replace_log(log)?;
+        Ok(group)
+    }
+
+    /// Enters the groups of `step`: from now on, changes hold for later groups only. Called by a job of one process;
+    /// where ranks share a log, its lengths are agreed on outside and come in by [`Plan::set_log`].
+    ///
+    /// # Errors
+    /// As [`Plan::step`].
+    pub fn enter(&mut self, step: u64) -> Result<()> {
+        if let Some(last) = self.groups_of(step)?.last()
+            && self.log.entered().is_none_or(|entered| entered < last)
+        {
+            self.log.enter(last, self.log.entries().len() as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a newer version of the log: one that begins with what is known.
+    ///
+    /// # Errors
+    /// [`Error::Log`] if it is the log of another plan, or does not begin with this one.
+    pub fn set_log(&mut self, log: Log) -> Result<()> {
+        if !self.log.is_prefix_of(&log) {
+            let message = if log.plan() == self.hash {
+                "what is known of it is missing at its start: a log is only ever appended to".to_owned()
+            } else {
+                format!("it belongs to plan {}, this is plan {}", log.plan(), self.hash)
+            };
+            return Err(Error::Log { message });
+        }
+        log.entries()
+            .iter()
+            .try_for_each(|e| Log::check(&e.change, &self.spec.sources))?;
+        self.replace_log(log)
+    }
+
+    /// The group index as bytes, to be kept beside the plan.
+    #[must_use]
+    pub fn index_to_bytes(&self) -> Vec<u8> {
+        self.memory().index.to_bytes(&self.hash, self.weights_digest())
+    }
+
+    /// Takes a group index that was kept. Returns whether it was of use: it must reach as far as what is known, and
+    /// the log must not have brought new weights since.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if it is damaged or belongs to another plan, [`Error::Format`] if a newer release wrote it.
+    pub fn load_index(&self, bytes: &[u8]) -> Result<bool> {
+        let Some(index) = GroupIndex::from_bytes(bytes, &self.hash, self.weights_digest())? else {
+            return Ok(false);
+        };
+        let mut memory = self.memory();
+        let wider =
+            index.first_group() <= memory.index.first_group() && index.next_group() >= memory.index.next_group();
+        if wider {
+            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, index.changes())?;
+            memory.index = index;
+            memory.groups.clear();
+            memory.barren = 0;
+        }
+        Ok(wider)
+    }
+
+    fn replace_log(&mut self, log: Log) -> Result<()> {
+        let first_change = schedule::first_difference(&self.log, &log);
+        self.masks = Masks::new(&log, &self.spec.sources);
+        self.log = log;
+        if let Some(group) = first_change {
+            let memory = self.memory.get_mut().unwrap_or_else(PoisonError::into_inner);
+            memory.index.truncate(group);
+            memory.groups.retain(|(number, _)| *number < group);
+            memory.barren = 0;
+            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, memory.index.changes())?;
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // What is kept is replaced as a whole or appended to, so a panic elsewhere leaves it usable.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn weights_digest(&self) -> u64 {
+        let entries = schedule::logged_weights(&self.log);
+        xxh3_64(&serde_json::to_vec(&entries).expect("weights have string keys and no foreign types"))
+    }
+
+    /// Groups of a finite plan.
+    fn group_count(&self, memory: &Memory) -> u64 {
+        memory
+            .arrangement
+            .end()
+            .unwrap_or(0)
+            .div_ceil(u64::from(self.spec.group_turns))
+    }
+
+    /// Finds the group of a pack, and the place of the pack in it; `None` after the end.
+    fn locate(&self, memory: &mut Memory, pack: u64) -> Result<Option<(u64, u32)>> {
+        let turns = u64::from(self.spec.group_turns);
+        if matches!(self.spec.shape, Shape::Fixed { .. }) {
+            let inside = memory.arrangement.end().is_none_or(|end| pack < end);
+            return Ok(inside.then_some((pack / turns, (pack % turns) as u32)));
+        }
+        if pack < memory.index.packs_before() {
+            memory.index = GroupIndex::new();
+            memory.groups.clear();
+            memory.barren = 0;
+            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, &[])?;
+        }
+        while pack >= memory.index.packs() && !memory.index.is_complete() {
+            self.extend(memory)?;
+        }
+        Ok(memory.index.locate(pack))
+    }
+
+    /// Counts the packs of the next group.
+    fn extend(&self, memory: &mut Memory) -> Result<()> {
+        let number = memory.index.next_group();
+        let turns = u64::from(self.spec.group_turns);
+        if memory.arrangement.end().is_some_and(|end| end <= number * turns) {
+            memory.index.set_complete();
+            return Ok(());
+        }
+        let packs = self.lay_out(memory, number).len();
+        memory.index.push(packs);
+        memory.barren = if packs == 0 { memory.barren + 1 } else { 0 };
+        let epochs = self.strata.iter().map(Stratum::rows).sum::<u64>().div_ceil(turns);
+        if memory.arrangement.end().is_none() && memory.barren > (2 * epochs).max(1024) {
+            let turn = (number + 1 - memory.barren) * turns;
+            let Shape::Packed { sequence_length, .. } = self.spec.shape else {
+                return Ok(());
+            };
+            return Err(Error::NothingToPack {
+                turn,
+                turns: memory.barren * turns,
+                sequence_length,
+            });
+        }
+        self.resolve_changes(memory)
+    }
+
+    /// Changes of weights at a step take effect with the first group that starts at or after it.
+    fn resolve_changes(&self, memory: &mut Memory) -> Result<()> {
+        let batch = u64::from(self.spec.global_batch);
+        let known = memory.index.changes().len();
+        let reached = schedule::changes_at_steps(&self.spec)
+            .skip(known)
+            .take_while(|s| s * batch <= memory.index.packs())
+            .count();
+        if reached > 0 {
+            let group = memory.index.next_group();
+            (0..reached).for_each(|_| memory.index.push_change(group));
+            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, memory.index.changes())?;
+        }
+        Ok(())
+    }
+
+    /// Whether a state carries all changes at steps that lie behind it, so that nothing before need be counted.
+    fn changes_are_known(&self, state: &State) -> bool {
+        let batch = u64::from(self.spec.global_batch);
+        let before = (state.step * batch).saturating_sub(u64::from(state.pack));
+        let due = schedule::changes_at_steps(&self.spec)
+            .take_while(|s| s * batch <= before)
+            .count();
+        state.changes.len() == due
+    }
+
+    /// Group `number`; `None` after the end.
+    fn group(&self, memory: &mut Memory, number: u64) -> Result<Option<Arc<Group>>> {
+        if matches!(self.spec.shape, Shape::Packed { .. }) {
+            while memory.index.next_group() <= number && !memory.index.is_complete() {
+                self.extend(memory)?;
+            }
+        }
+        let turns = u64::from(self.spec.group_turns);
+        if memory.arrangement.end().is_some_and(|end| end <= number * turns) {
+            return Ok(None);
+        }
+        Ok(Some(self.lay_out(memory, number)))
+    }
+
+    fn lay_out(&self, memory: &mut Memory, number: u64) -> Arc<Group> {
+        if let Some((_, group)) = memory.groups.iter().find(|(n, _)| *n == number) {
+            return Arc::clone(group);
+        }
+        let group = Arc::new(Group::new(
+            &self.spec,
+            &self.strata,
+            &memory.arrangement,
+            &*self.lengths,
+            number,
+        ));
+        if memory.groups.len() == GROUPS_KEPT {
+            memory.groups.remove(0);
+        }
+        memory.groups.push((number, Arc::clone(&group)));
+        group
+    }
+
+    /// Appends packs of a group to a step.
+    fn take(&self, group: &Group, number: u64, packs: Range<u32>, plan: &mut StepPlan) {
+        let (first, last) = (group.start(packs.start), group.start(packs.end));
+        let offset = plan.pieces.len() as u32;
+        plan.pieces
+            .extend_from_slice(&group.pieces[first as usize..last as usize]);
+        let ends = &group.ends[packs.start as usize..packs.end as usize];
+        plan.ends.extend(ends.iter().map(|end| end - first + offset));
+        plan.counts += group.counts(packs.start, packs.end);
+        if self.masks.any() {
+            for piece in &mut plan.pieces[offset as usize..] {
+                piece.masked = self.masks.covers(piece.source, piece.slot, number);
+                plan.counts.masked += u64::from(piece.masked);
+            }
+        }
+    }
+
+    /// Documents that are left out after the very last pack count with the last step.
+    fn count_barren_end(&self, memory: &mut Memory, number: u64, from: u32, plan: &mut StepPlan) -> Result<()> {
+        let mut counts = crate::Counts::default();
+        let mut at = number;
+        if from > 0 {
+            return Ok(());
+        }
+        while let Some(group) = self.group(memory, at)? {
+            if group.len() > 0 {
+                return Ok(());
+            }
+            counts += group.counts(0, 0);
+            at += 1;
+        }
+        plan.counts += counts;
+        Ok(())
+    }
+}
