@@ -1,1 +1,36 @@
-//! placeholder
+//! Pure compute over Arrow arrays: what corpusmill's SQL functions do, without SQL, threads or IO.
+//!
+//! ```text
+//!            text ──► normalize ──► pii_redact ──► tokenize ──► List<Int32>
+//!             │                        │
+//!             ├──► lang_id             └── pii_spans
+//!             ├──► quality_signals
+//!  any columns ──► content_hash          (exact duplicates)
+//!  group ids   ──► split::assign         (whose groups come from union_find)
+//!  floats      ──► ExactSum              counts ──► psi
+//! ```
+//!
+//! Every kernel takes whole arrays and is a pure function of them: the same values give the same bits on every machine,
+//! in any batch, in any order of batches. `NULL` in gives `NULL` out unless a kernel says otherwise. Kernels that can
+//! fail return [`KernelError`].
+//!
+//! # To add a kernel
+//! 1. Write `src/NAME.rs`: one public function over arrays, its doc (types in and out, errors, source), its tests
+//!    against a naive oracle or the reference implementation.
+//! 2. Add its `mod` line and its name to the lists below.
+//! 3. Give it a SQL name in the `sql` crate.
+
+mod error;
+mod exact_sum;
+mod hash;
+mod psi;
+pub mod split;
+pub mod text;
+mod tokenize;
+pub mod union_find;
+
+pub use error::{KernelError, Result};
+pub use exact_sum::ExactSum;
+pub use hash::{content_hash, content_hash_of};
+pub use psi::psi;
+pub use tokenize::Tokenizer;
