@@ -22,7 +22,7 @@
 //! To add a way to order rows, add a variant to [`OrderSpec`] and its arm in `order.rs`. To add a shape of
 //! batches, add a variant to [`Shape`] and its arm in `group.rs`. To add a change that can reach a running job,
 //! add a variant to [`Change`] and say in `log.rs` when it takes effect. Each of them changes what a plan hash
-//! covers: `tests/golden.rs` fails when the numbers of an existing format move.
+//! covers: `tests/plan/golden.rs` fails when the numbers of an existing format move.
 
 mod bijection;
 mod error;
