@@ -257,7 +257,8 @@ pub fn to_stored(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch>
         .map_err(CorpusError::arrow("storing a batch"))
 }
 
-fn cast_strictly(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+/// Casts an array to a field, refusing what does not fit.
+pub(crate) fn cast_strictly(array: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     let cast = if array.data_type() == field.data_type() {
         array.clone()
     } else {

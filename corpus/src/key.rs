@@ -1,7 +1,7 @@
 //! Where a row goes: the hash of its key, and the shard that the hash names.
 
 use arrow::array::ArrayRef;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::canonical::encoder;
 use crate::error::{CorpusError, Result};
@@ -16,6 +16,15 @@ use crate::error::{CorpusError, Result};
 /// [`CorpusError::Column`] for a type without a canonical encoding, [`CorpusError::Argument`] if the columns differ
 /// in length.
 pub fn key_hashes(columns: &[ArrayRef]) -> Result<Vec<u64>> {
+    hashed(columns, xxh3_64)
+}
+
+/// As [`key_hashes`], 128 bits wide: equal for equal keys only, for all that can happen.
+pub(crate) fn key_digests(columns: &[ArrayRef]) -> Result<Vec<u128>> {
+    hashed(columns, xxh3_128)
+}
+
+fn hashed<T>(columns: &[ArrayRef], hash: impl Fn(&[u8]) -> T) -> Result<Vec<T>> {
     let rows = columns.first().map_or(0, |c| c.len());
     if let Some(odd) = columns.iter().position(|c| c.len() != rows) {
         let detail = format!("{} rows where the first has {rows}", columns[odd].len());
@@ -31,7 +40,7 @@ pub fn key_hashes(columns: &[ArrayRef]) -> Result<Vec<u64>> {
         .map(|row| {
             encoded.clear();
             encoders.iter().for_each(|encode| encode(row, &mut encoded));
-            xxh3_64(&encoded)
+            hash(&encoded)
         })
         .collect())
 }

@@ -25,8 +25,10 @@ mod error;
 mod key;
 mod lengths;
 mod manifest;
+mod read;
 mod shard;
 mod store;
+mod verify;
 mod warehouse;
 
 pub use column::{Column, ColumnType, arrow_schema, columns_of, stored_schema, to_stored};
@@ -37,8 +39,10 @@ pub use lengths::{LengthsFile, LengthsReader, ListLength, write_lengths};
 pub use manifest::{
     Expectation, Function, Input, MANIFEST_FORMAT, Manifest, RowPlace, SlotMap, SlotRange, Step,
 };
+pub use read::CorpusReader;
 pub use shard::{
     BLOCK_ROWS, Block, ColumnStatistics, ScalarString, ShardFile, ShardOptions, ShardPlace, ShardWriter,
     partition_array, partition_value, shard_path,
 };
+pub use verify::{Fault, VerifyReport, verify};
 pub use warehouse::{StoreOptions, VersionInfo, Warehouse, open_store};

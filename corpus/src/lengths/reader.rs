@@ -65,6 +65,11 @@ impl LengthsReader {
         Ok(Self { store, path, index: Arc::new(index) })
     }
 
+    /// The object.
+    pub fn path(&self) -> &str {
+        self.path.as_ref()
+    }
+
     /// Number of rows (slots).
     pub fn rows(&self) -> u64 {
         self.index.rows
