@@ -105,7 +105,9 @@ pub fn best_fit(lengths: &[u32], capacity: u32) -> (Vec<u32>, u32) {
     (pack_of, packs)
 }
 
-/// Positions by descending length, equal ones in the order of the input (a counting sort).
+/// Positions by descending length (a counting sort). Equal lengths are taken in a scrambled order: taken in the
+/// order of the input, the earlier of them would go to the fuller packs, and a document's place in its pack would
+/// tell its length (by 12 % between first and last, on uniform lengths).
 fn longest_first(lengths: &[u32], capacity: u32) -> Vec<u32> {
     let mut ends = vec![0u32; capacity as usize + 1];
     lengths.iter().for_each(|&l| ends[l as usize] += 1);
@@ -114,10 +116,15 @@ fn longest_first(lengths: &[u32], capacity: u32) -> Vec<u32> {
         sum += std::mem::replace(end, sum);
     }
     let mut sorted = vec![0; lengths.len()];
-    for (i, &length) in lengths.iter().enumerate() {
-        let end = &mut ends[length as usize];
-        sorted[*end as usize] = i as u32;
-        *end += 1;
+    let positions = lengths.len().next_power_of_two();
+    for scrambled in 0..positions {
+        // An odd factor permutes the residues of a power of two; this one is 2^32 over the golden ratio.
+        let i = scrambled.wrapping_mul(0x9E37_79B1) & (positions - 1);
+        if let Some(&length) = lengths.get(i) {
+            let end = &mut ends[length as usize];
+            sorted[*end as usize] = i as u32;
+            *end += 1;
+        }
     }
     sorted
 }
