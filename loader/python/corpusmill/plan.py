@@ -1,0 +1,277 @@
+"""What to deliver, in which order: the arguments of a `Plan`."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from corpusmill import _native
+from corpusmill.errors import PlanError
+
+__all__ = ["Plan"]
+
+Weights = Mapping[str, float]
+
+
+class Plan:
+    """The order of samples and the shape of batches, as a pure function of these arguments and the step.
+
+    Two processes that make a plan of the same arguments have the same plan; `hash` tells plans apart. A plan pins the
+    versions of its corpora, so a corpus that gets a new version does not change a running job.
+
+    Parameters
+    ----------
+    corpus
+        ``"name@version"``, ``"name@latest"`` or ``"name"`` (the latest), or a mapping of several to their weights:
+        ``{"mod_text@41": 0.7, "other@3": 0.3}``. Weights are relative; draws follow them exactly (low discrepancy).
+    warehouse
+        Folder or URL (``s3://``, ``gs://``, ``az://``, ``http(s)://``; credentials from the usual environment
+        variables) that holds the corpora.
+    seed
+        Seed of every shuffle.
+    global_batch
+        Packs (or rows, without ``pack``) in a step, over all ranks.
+    pack
+        Tokens of a packed sequence; None delivers one sample a row, padded.
+    long
+        What happens to documents longer than ``pack``: ``"split"`` into pieces, ``"truncate"``, or ``"drop"``.
+    max_length
+        Without ``pack``: rows are cut to so many tokens.
+    pad
+        Without ``pack``: pad to the ``"longest"`` row of the batch or to ``"max"`` (``max_length``).
+    pad_id
+        Token id of the padding.
+    tokens
+        The column with token ids (a list of integers); None if the plan delivers other columns only.
+    ids
+        dtype of ``input_ids``, ``position_ids`` and ``attention_mask``: ``"int32"`` or ``"int64"``.
+    columns
+        Further columns to deliver; partition columns too.
+    filter
+        Rows to draw: ``"split = 'train' AND (agreement >= 0.8 OR label IS NULL)"``, for all corpora or a mapping
+        from corpus to filter. ``= != < <= > >= IN BETWEEN LIKE``, ``IS [NOT] NULL``, ``AND OR NOT`` and parentheses,
+        with SQL's three-valued logic. Partition columns leave out whole shards.
+    balance
+        Class-balanced sampling: a column (its classes get equal shares), or ``{column: {class: weight}}``.
+    weights_at
+        New weights from a step on: ``{1000: {"mod_text@41": 0.5, "other@3": 0.5}}``.
+    shuffle
+        False delivers rows in slot order.
+    epochs
+        Passes over the data; None goes on for ever. ``shuffle=False, epochs=1`` is a pass for evaluation.
+    until
+        With several sources and ``epochs``: whether the plan ends with the ``"first"`` that is through, or goes on
+        until ``"all"`` are.
+    last_batch
+        Whether the rest behind the last full batch of a finite plan comes as a ``"partial"`` batch, or is left out
+        (``"drop"``).
+    window_blocks
+        Stored blocks whose rows are shuffled among each other; what a loader holds decoded.
+    on_corrupt
+        A block that fails its checksum: ``"raise"``, or ``"mask"`` (logged; its rows arrive as mask).
+    fill
+        Values for NULLs and masked rows of number columns: ``{"label": -100}``.
+    cache_dir
+        Folder for decoded blocks, shared by all processes of the machine; default ``$CORPUSMILL_CACHE`` or
+        ``~/.cache/corpusmill/blocks``; ``""`` keeps none.
+    cache_bytes
+        Bound of that folder, bytes.
+    memory_bytes
+        Bound of the decoded blocks that are held open, bytes.
+
+    Raises
+    ------
+    PlanError
+        For an argument, column or filter that cannot work; names it, and the nearest that would.
+    NotFoundError
+        For a warehouse, corpus or version that is not there; says which are.
+    """
+
+    def __init__(
+        self,
+        corpus: str | Weights,
+        *,
+        warehouse: str | os.PathLike[str] = "./corpusmill-data/warehouse",
+        seed: int = 0,
+        global_batch: int = 32,
+        pack: int | None = None,
+        long: Literal["split", "truncate", "drop"] = "split",
+        max_length: int | None = None,
+        pad: Literal["longest", "max"] = "longest",
+        pad_id: int = 0,
+        tokens: str | None = "input_ids",
+        ids: Literal["int32", "int64"] = "int32",
+        columns: Sequence[str] = (),
+        filter: str | Mapping[str, str] | None = None,
+        balance: str | Mapping[str, Mapping[Any, float]] | None = None,
+        weights_at: Mapping[int, Weights] | None = None,
+        shuffle: bool = True,
+        epochs: int | None = None,
+        until: Literal["all", "first"] = "all",
+        last_batch: Literal["partial", "drop"] = "partial",
+        window_blocks: int = 8,
+        on_corrupt: Literal["raise", "mask"] = "raise",
+        fill: Mapping[str, float] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int = 64 << 30,
+        memory_bytes: int = 1 << 30,
+    ) -> None:
+        if isinstance(columns, str):
+            raise PlanError(f"columns is a list of names: columns=[{columns!r}]")
+        self._arguments: dict[str, Any] = {
+            "corpora": [corpus] if isinstance(corpus, str) else list(corpus),
+            "weights": None if isinstance(corpus, str) else _numbers("corpus", corpus),
+            "warehouse": os.fspath(warehouse),
+            "seed": _integer("seed", seed, 0, 2**64 - 1),
+            "global_batch": _integer("global_batch", global_batch, 1, 2**32 - 1),
+            "pack": None if pack is None else _integer("pack", pack, 1, 2**22),
+            "long": long,
+            "max_length": None if max_length is None else _integer("max_length", max_length, 1, 2**31 - 1),
+            "pad": pad,
+            "pad_id": _integer("pad_id", pad_id, -(2**31), 2**31 - 1),
+            "tokens": tokens,
+            "ids": ids,
+            "columns": list(columns),
+            "filter": {"": filter} if isinstance(filter, str) else dict(filter or {}),
+            "balance": _balance(balance),
+            "weights_at": {str(int(k)): _numbers("weights_at", v) for k, v in (weights_at or {}).items()},
+            "shuffle": shuffle,
+            "epochs": None if epochs is None else _integer("epochs", epochs, 1, 2**31 - 1),
+            "until": until,
+            "last_batch": last_batch,
+            "window_blocks": _integer("window_blocks", window_blocks, 1, 2**30),
+            "on_corrupt": on_corrupt,
+            "fill": _numbers("fill", fill or {}),
+            "cache_dir": _cache_dir(cache_dir),
+            "cache_bytes": _integer("cache_bytes", cache_bytes, 0, 2**63 - 1),
+            "memory_bytes": _integer("memory_bytes", memory_bytes, 0, 2**63 - 1),
+        }
+        self._native = _native.Plan(json.dumps(self._arguments))
+
+    @property
+    def hash(self) -> str:
+        """Identity of the plan, 32 hexadecimal digits: everything that decides the order of samples."""
+        return self._native.hash
+
+    @property
+    def spec(self) -> str:
+        """Everything that the hash is over, as JSON."""
+        return self._native.spec
+
+    @property
+    def sources(self) -> list[str]:
+        """The corpora with their versions, ``name@version``; ``row_source`` counts in this list."""
+        return self._native.sources
+
+    @property
+    def columns(self) -> list[str]:
+        """The further columns that batches have."""
+        return list(self._arguments["columns"])
+
+    @property
+    def global_batch(self) -> int:
+        """Packs or rows in a step, over all ranks."""
+        return self._arguments["global_batch"]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows that can be drawn, by source: those that pass the filter (and have a class, with ``balance``)."""
+        return self._native.rows
+
+    def __len__(self) -> int:
+        """Steps of a finite plan.
+
+        Raises
+        ------
+        TypeError
+            For an endless plan (``epochs=None``).
+        """
+        steps = self._native.steps()
+        if steps is None:
+            raise TypeError("an endless plan has no length: give it epochs=N, or count steps yourself")
+        return steps
+
+    def counts(self, steps: int | None = None) -> dict[str, int]:
+        """Counts documents up to a step (default: the end of a finite plan): drawn, split, truncated, dropped, …
+
+        Reads no data, only row lengths.
+        """
+        return self._native.counts(steps)
+
+    def provenance(self, step: int) -> list[dict[str, Any]]:
+        """The rows of a step's global batch, in order: ``corpus``, ``slot``, ``masked`` and the key columns.
+
+        Reads the blocks that hold them. A piece of a long document counts as its document.
+        """
+        found = self._native.provenance(_integer("step", step, 0, 2**63 - 1))
+        names = self.sources
+        keys = [_rows_of(found.key_columns(at)) for at in range(len(names))]
+        return [
+            {"corpus": names[source], "slot": slot, "masked": masked} | ({} if masked else next(keys[source]))
+            for source, slot, masked in found.rows
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Versions are pinned: a process that unpickles the plan has the same one, whatever "latest" is by then.
+        return _reopen, (self._arguments | {"corpora": self.sources},)
+
+    def __repr__(self) -> str:
+        return f"Plan({', '.join(self.sources)}, hash={self.hash[:8]})"
+
+
+def _reopen(arguments: dict[str, Any]) -> Plan:
+    plan = Plan.__new__(Plan)
+    plan._arguments = arguments
+    plan._native = _native.Plan(json.dumps(arguments))
+    return plan
+
+
+def _rows_of(columns: Sequence[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Turns columns into one dict a row, of Python's own types."""
+    names = [name for name, _ in columns]
+    values = [np.asarray(v).tolist() if isinstance(v, _native.Tensor) else v for _, v in columns]
+    return (dict(zip(names, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _integer(what: str, value: Any, low: int, high: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise PlanError(f"{what} is an integer, got {value!r}") from None
+    if isinstance(value, bool) or not low <= number <= high:
+        raise PlanError(f"{what} is an integer from {low} to {high}, got {value!r}")
+    return number
+
+
+def _numbers(what: str, values: Mapping[str, Any]) -> dict[str, float]:
+    try:
+        return {str(k): float(v) for k, v in values.items()}
+    except (TypeError, ValueError, AttributeError) as e:
+        raise PlanError(f"{what} maps names to numbers, got {values!r}") from e
+
+
+def _balance(value: str | Mapping[str, Mapping[Any, float]] | None) -> dict[str, dict[str, float]] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return {value: {}}
+    if len(value) != 1:
+        raise PlanError(f"balance takes one column, got {list(value)}")
+    return {column: {_class_text(k): float(w) for k, w in weights.items()} for column, weights in value.items()}
+
+
+def _class_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cache_dir(given: str | os.PathLike[str] | None) -> str | None:
+    if given is None:
+        given = os.environ.get("CORPUSMILL_CACHE")
+        if given is None:
+            given = os.path.join(os.path.expanduser("~"), ".cache", "corpusmill", "blocks")
+    return os.fspath(given) or None

@@ -1,0 +1,130 @@
+"""Batches as torch tensors.
+
+>>> loader = corpusmill.torch.Loader(plan, rank=r, world=w)
+>>> for batch in loader:
+...     loss = model(batch["input_ids"], batch["labels"])
+>>> checkpoint["data"] = loader.state_dict()
+
+A `Loader` can be iterated as it is, or be the dataset of ``torch.utils.data.DataLoader`` and of torchdata's
+``StatefulDataLoader`` with ``batch_size=None, num_workers=0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from corpusmill.batch import Batch, Ragged
+from corpusmill.errors import PlanError
+from corpusmill.loader import Loader as _NumpyLoader
+from corpusmill.loader import Stats
+from corpusmill.plan import Plan
+
+__all__ = ["Loader"]
+
+
+class Loader(IterableDataset[dict[str, Any]]):
+    """Iterates over one rank's batches of a plan, as dicts of torch tensors.
+
+    The fields are those of `corpusmill.Batch`, with the same shapes and dtypes, as tensors over the same memory (no
+    copy on the CPU). Texts and binary values stay lists; a list column becomes a pair (values, offsets) of tensors.
+    A dict also has ``step`` (int).
+
+    Parameters
+    ----------
+    plan, rank, world, prefetch_bytes, threads
+        As for `corpusmill.Loader`.
+    fields
+        The fields of the dicts; default: all.
+    pin_memory
+        Copies tensors to page-locked memory, so that ``to(device, non_blocking=True)`` overlaps with compute.
+    device
+        Moves tensors there (with ``non_blocking=True`` from pinned memory).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        prefetch_bytes: int = 256 << 20,
+        threads: int | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if pin_memory and not torch.cuda.is_available():
+            raise PlanError("pin_memory=True needs a CUDA device, and torch sees none: leave it out")
+        self._inner = _NumpyLoader(
+            plan, rank, world, prefetch_bytes=prefetch_bytes, threads=threads, fields=fields
+        )
+        self._fields = None if fields is None else list(fields)
+        self._pin = pin_memory
+        self._device = None if device is None else torch.device(device)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self._inner.plan
+
+    @property
+    def step(self) -> int:
+        """The step of the next batch."""
+        return self._inner.step
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        iter(self._inner)
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        batch = next(self._inner)
+        fields = batch if self._fields is None else self._fields
+        out: dict[str, Any] = {field: self._tensor(field, batch) for field in fields}
+        out["step"] = batch.step
+        return out
+
+    def __len__(self) -> int:
+        """Batches of a pass of a finite plan, from step 0."""
+        return len(self._inner)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position; see `corpusmill.Loader.state_dict`."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where ``state_dict`` was taken; see `corpusmill.Loader.load_state_dict`."""
+        self._inner.load_state_dict(state)
+
+    def provenance(self, step: int) -> list[dict[str, Any]]:
+        """The rows of a step's global batch, see `corpusmill.Plan.provenance`."""
+        return self._inner.provenance(step)
+
+    def stats(self) -> Stats:
+        """Counts and times since the loader was made."""
+        return self._inner.stats()
+
+    def _tensor(self, field: str, batch: Batch) -> Any:
+        value = batch[field]
+        if isinstance(value, np.ma.MaskedArray):
+            raise PlanError(
+                f"column `{field}` has NULLs in step {batch.step}, and a torch tensor has none: give the plan "
+                f"fill={{{field!r}: -100}}, a filter `{field} IS NOT NULL`, or a COALESCE in the corpus"
+            )
+        if isinstance(value, Ragged):
+            return tuple(self._placed(torch.from_numpy(part)) for part in value)
+        if isinstance(value, np.ndarray):
+            return self._placed(torch.from_numpy(value))
+        return value
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._pin:
+            tensor = tensor.pin_memory()
+        if self._device is not None:
+            tensor = tensor.to(self._device, non_blocking=self._pin)
+        return tensor

@@ -1,0 +1,231 @@
+//! A plan: its arguments, the corpora behind it, and the order of samples over them.
+//!
+//! ```text
+//!  Options (JSON from Python) ─▶ sources ─▶ columns checked ─▶ rows.rs: filter, classes ─▶ spec ─▶ stream::Plan
+//!                                   └──────▶ row lengths, block store
+//! ```
+
+mod options;
+mod python;
+mod rows;
+mod spec;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use corpusmill_corpus::{StoreOptions, Warehouse};
+use corpusmill_stream::{Plan as Order, Shape, State, StepPlan};
+
+use crate::blocks::{BlockStore, DiskCache, LoaderRuntime, Projection, plain_type};
+use crate::error::{LoaderError, Result};
+use crate::source::{RowLengths, Source};
+
+pub(crate) use options::{Options, worker_threads};
+pub(crate) use python::{Provenance, PyPlan};
+
+/// A plan with everything open that it needs.
+pub(crate) struct OpenPlan {
+    pub(crate) options: Options,
+    pub(crate) sources: Arc<[Arc<Source>]>,
+    pub(crate) projection: Projection,
+    /// Types of the further columns in decoded blocks, in the plan's order.
+    pub(crate) column_types: Vec<(String, DataType)>,
+    pub(crate) blocks: BlockStore,
+    pub(crate) order: Order,
+    pub(crate) runtime: Arc<LoaderRuntime>,
+    lengths: Arc<RowLengths>,
+}
+
+impl OpenPlan {
+    /// Opens the corpora, checks the arguments against them, and works out which rows can be drawn.
+    ///
+    /// # Errors
+    /// Plan or NotFound, naming the argument; those of the corpus and stream crates.
+    pub(crate) fn open(options: Options) -> Result<Self> {
+        options.check()?;
+        let runtime = Arc::new(LoaderRuntime::new(worker_threads(None))?);
+        let warehouse = open_warehouse(&options.warehouse)?;
+        let sources: Arc<[Arc<Source>]> = runtime.block_on(open_sources(&warehouse, &options.corpora))?.into();
+        let projection = Projection { tokens: options.tokens.clone(), columns: options.columns.clone() };
+        let column_types = check_columns(&sources, &options)?;
+        let disk = open_cache(&options)?;
+        let lengths = RowLengths::open(&sources, options.tokens.as_deref(), runtime.clone())?;
+        let lengths = Arc::new(lengths);
+        let chosen = runtime.block_on(rows::choose(&sources, &options))?;
+        let (spec, rows) = spec::build(&options, &sources, chosen, lengths.totals()?)?;
+        let order = Order::with_rows(spec, lengths.clone(), rows)?;
+        let memory_max = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
+        let blocks = BlockStore::new(sources.clone(), projection.clone(), disk, memory_max, runtime.clone());
+        Ok(Self { options, sources, projection, column_types, blocks, order, runtime, lengths })
+    }
+
+    /// The packs of all ranks in a step; `None` behind the last.
+    ///
+    /// # Errors
+    /// Those of the stream crate; Corrupt when row lengths could not be read.
+    pub(crate) fn step(&self, step: u64) -> Result<Option<StepPlan>> {
+        let plan = self.order.step(step);
+        // First: without lengths, what the order says is wrong.
+        self.lengths.check()?;
+        Ok(plan?)
+    }
+
+    /// The state of a job that has delivered all steps before `step`.
+    ///
+    /// # Errors
+    /// As `step`.
+    pub(crate) fn state(&self, step: u64) -> Result<State> {
+        let state = self.order.state(step);
+        self.lengths.check()?;
+        Ok(state?)
+    }
+
+    /// The step at which a state goes on.
+    ///
+    /// # Errors
+    /// Those of the stream crate, for a state of another plan; Corrupt as `step`.
+    pub(crate) fn resume(&self, state: &State) -> Result<u64> {
+        let step = self.order.resume(state);
+        self.lengths.check()?;
+        Ok(step?)
+    }
+
+    /// Steps of a finite plan.
+    ///
+    /// # Errors
+    /// As `step`.
+    pub(crate) fn steps(&self) -> Result<Option<u64>> {
+        let steps = self.order.steps();
+        self.lengths.check()?;
+        Ok(steps?)
+    }
+
+    /// Tokens of a packed sequence; `None` for plans that pad.
+    pub(crate) fn sequence_length(&self) -> Option<usize> {
+        match self.order.spec().shape {
+            Shape::Packed { sequence_length, .. } => Some(sequence_length as usize),
+            Shape::Fixed { .. } => None,
+        }
+    }
+
+    /// Width of the token fields of a batch whose rows have `lengths` tokens.
+    pub(crate) fn width(&self, lengths: &[i32]) -> usize {
+        let longest = || lengths.iter().copied().max().unwrap_or(0).unsigned_abs() as usize;
+        match (self.sequence_length(), self.options.padded_width()) {
+            (Some(sequence), _) => sequence,
+            (None, Some(width)) => width,
+            (None, None) => longest(),
+        }
+    }
+
+    /// Whether ids are delivered as 64-bit integers.
+    pub(crate) fn wide_ids(&self) -> bool {
+        self.options.ids == "int64"
+    }
+}
+
+fn open_warehouse(location: &str) -> Result<Warehouse> {
+    if !location.contains("://") && !Path::new(location).is_dir() {
+        let whole = std::path::absolute(location).unwrap_or_else(|_| location.into());
+        return Err(LoaderError::NotFound(format!(
+            "warehouse: there is no folder {}: name the warehouse of a corpusmill home, such as \
+             ./corpusmill-data/warehouse, or a URL",
+            whole.display()
+        )));
+    }
+    Ok(Warehouse::open(location, &StoreOptions::new())?)
+}
+
+async fn open_sources(warehouse: &Warehouse, references: &[String]) -> Result<Vec<Arc<Source>>> {
+    let mut sources: Vec<Arc<Source>> = Vec::new();
+    for reference in references {
+        let source = Source::open(warehouse, reference).await?;
+        if sources.iter().any(|s| s.name == source.name) {
+            return Err(LoaderError::Plan(format!("{} is named twice: give it one weight", source.name)));
+        }
+        sources.push(Arc::new(source));
+    }
+    Ok(sources)
+}
+
+fn open_cache(options: &Options) -> Result<Option<DiskCache>> {
+    let Some(folder) = &options.cache_dir else { return Ok(None) };
+    DiskCache::open(folder.as_ref(), options.cache_bytes).map(Some).map_err(|e| {
+        LoaderError::Plan(format!("{e}: give cache_dir a folder that can be written, or cache_dir=\"\" for no cache"))
+    })
+}
+
+/// Checks that the token column holds tokens and the others exist, with one type over all sources.
+fn check_columns(sources: &[Arc<Source>], options: &Options) -> Result<Vec<(String, DataType)>> {
+    let mut types: Vec<(String, DataType)> = Vec::new();
+    for source in sources {
+        let names: Vec<&str> = source.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let field = |argument: &str, name: &str| {
+            source.schema.field_with_name(name).map_err(|_| {
+                LoaderError::Plan(format!("{argument}: {} has no column `{name}`{}", source.name, nearest(name, &names)))
+            })
+        };
+        if let Some(tokens) = &options.tokens {
+            let found = field("tokens", tokens).map_err(|e| {
+                LoaderError::Plan(format!("{e}; a plan without token ids has tokens=None and columns=[…]"))
+            })?;
+            if !is_token_list(found.data_type()) {
+                let kind = found.data_type();
+                return Err(LoaderError::Plan(format!(
+                    "tokens: column `{tokens}` of {} is {kind}, not a list of integers: make it with tokenize() in SQL",
+                    source.name
+                )));
+            }
+        }
+        for name in &options.columns {
+            let kind = plain_type(field("columns", name)?.data_type());
+            match types.iter().find(|(n, _)| n == name) {
+                None => types.push((name.clone(), kind)),
+                Some((_, known)) if *known == kind => {}
+                Some((_, known)) => {
+                    return Err(LoaderError::Plan(format!(
+                        "columns: `{name}` is {kind} in {} and {known} in {}: CAST it in one of the corpora",
+                        source.name, sources[0].name
+                    )));
+                }
+            }
+        }
+    }
+    options.check_fill(&types)?;
+    Ok(types)
+}
+
+fn is_token_list(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(f) => f.data_type().is_integer(),
+        _ => false,
+    }
+}
+
+/// The position of the source that `key` stands for: as it was written in `corpora`, by full name, or by corpus.
+fn source_named(argument: &str, key: &str, sources: &[Arc<Source>], as_written: &[String]) -> Result<usize> {
+    let by = |test: &dyn Fn(usize) -> bool| {
+        let mut hits = (0..sources.len()).filter(|&i| test(i));
+        hits.next().filter(|_| hits.next().is_none())
+    };
+    let corpus = key.split('@').next().unwrap_or(key);
+    by(&|i| sources[i].name == key)
+        .or_else(|| by(&|i| as_written[i] == key))
+        .or_else(|| by(&|i| sources[i].corpus == corpus))
+        .ok_or_else(|| {
+            let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
+            LoaderError::Plan(format!("{argument}: `{key}` is none of the plan's corpora{}", nearest(key, &names)))
+        })
+}
+
+/// Says which of `known` is most like `name`, and lists them: "; did you mean `x`? There are: …".
+pub(crate) fn nearest(name: &str, known: &[&str]) -> String {
+    const LISTED: usize = 20;
+    let score = |k: &&&str| strsim::jaro_winkler(&name.to_lowercase(), &k.to_lowercase());
+    let best = known.iter().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|k| score(k) > 0.7);
+    let best = best.map(|k| format!("; did you mean `{k}`?")).unwrap_or_else(|| ";".into());
+    let more = if known.len() > LISTED { ", …" } else { "" };
+    let list: Vec<&str> = known.iter().take(LISTED).copied().collect();
+    format!("{best} There are: {}{more}", list.join(", "))
+}

@@ -1,0 +1,138 @@
+//! The arguments of a plan as Python hands them over, and the checks that need no corpus.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, Float64Array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::DataType;
+use serde::Deserialize;
+
+use crate::error::{LoaderError, Result};
+
+/// Worker threads of a loader when nothing is said: more rarely help one rank.
+const THREADS_MAX: usize = 4;
+
+/// See `corpusmill.Plan` for the meaning of each.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Options {
+    pub(crate) corpora: Vec<String>,
+    pub(crate) weights: Option<BTreeMap<String, f64>>,
+    pub(crate) warehouse: String,
+    pub(crate) seed: u64,
+    pub(crate) global_batch: u32,
+    pub(crate) pack: Option<u32>,
+    pub(crate) long: String,
+    pub(crate) max_length: Option<u32>,
+    pub(crate) pad: String,
+    pub(crate) pad_id: i32,
+    pub(crate) tokens: Option<String>,
+    pub(crate) ids: String,
+    pub(crate) columns: Vec<String>,
+    /// By corpus; the empty name stands for all.
+    pub(crate) filter: BTreeMap<String, String>,
+    /// One column with the weights of its classes; no weights: equal shares.
+    pub(crate) balance: Option<BTreeMap<String, BTreeMap<String, f64>>>,
+    pub(crate) weights_at: BTreeMap<u64, BTreeMap<String, f64>>,
+    pub(crate) shuffle: bool,
+    pub(crate) epochs: Option<u32>,
+    pub(crate) until: String,
+    pub(crate) last_batch: String,
+    pub(crate) window_blocks: u32,
+    pub(crate) on_corrupt: String,
+    pub(crate) fill: BTreeMap<String, f64>,
+    pub(crate) cache_dir: Option<String>,
+    pub(crate) cache_bytes: u64,
+    pub(crate) memory_bytes: u64,
+}
+
+impl Options {
+    /// Checks what needs no corpus.
+    ///
+    /// # Errors
+    /// Plan, naming the argument and what it takes.
+    pub(crate) fn check(&self) -> Result<()> {
+        one_of("long", &self.long, &["split", "truncate", "drop"])?;
+        one_of("pad", &self.pad, &["longest", "max"])?;
+        one_of("ids", &self.ids, &["int32", "int64"])?;
+        one_of("until", &self.until, &["all", "first"])?;
+        one_of("last_batch", &self.last_batch, &["partial", "drop"])?;
+        one_of("on_corrupt", &self.on_corrupt, &["raise", "mask"])?;
+        let refuse = |message: &str| Err(LoaderError::Plan(message.to_owned()));
+        if self.corpora.is_empty() {
+            return refuse("corpus: name at least one, such as \"mod_text@41\"");
+        }
+        if self.pack.is_some() && self.tokens.is_none() {
+            return refuse("pack: packs are made of tokens, and tokens is None: name the column, or leave pack out");
+        }
+        if self.pack.is_some() && self.max_length.is_some() {
+            return refuse("max_length: a packed plan cuts documents at `pack` (see long); leave max_length out");
+        }
+        if self.pad == "max" && self.max_length.is_none() {
+            return refuse("pad: \"max\" pads to max_length, which is missing");
+        }
+        if self.tokens.is_none() && self.columns.is_empty() {
+            return refuse("columns: with tokens=None there is nothing to deliver: name columns");
+        }
+        if self.epochs == Some(0) {
+            return refuse("epochs: at least 1, or None for an endless plan");
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for name in &self.columns {
+            if !seen.insert(name) || self.tokens.as_ref() == Some(name) {
+                return Err(LoaderError::Plan(format!("columns: `{name}` is there twice (tokens count)")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every `fill` names a number column of the plan and fits its type.
+    ///
+    /// # Errors
+    /// Plan, naming the column and its type.
+    pub(crate) fn check_fill(&self, types: &[(String, DataType)]) -> Result<()> {
+        for (name, value) in &self.fill {
+            let Some((_, kind)) = types.iter().find(|(n, _)| n == name) else {
+                let known: Vec<&str> = types.iter().map(|(n, _)| n.as_str()).collect();
+                let hint = super::nearest(name, &known);
+                return Err(LoaderError::Plan(format!("fill: `{name}` is not among the columns{hint}")));
+            };
+            let element = match kind {
+                DataType::FixedSizeList(f, _) | DataType::List(f) => f.data_type(),
+                other => other,
+            };
+            let one = Float64Array::from(vec![*value]);
+            let cast = cast_with_options(&one, element, &CastOptions { safe: true, ..CastOptions::default() });
+            let exact = !element.is_integer() || value.fract() == 0.0;
+            let fits = exact && (element.is_temporal() || cast.is_ok_and(|c| c.is_valid(0)));
+            if !fits || crate::tensor::Dtype::of(element).is_none() {
+                return Err(LoaderError::Plan(format!("fill: {value} is not a value of column `{name}`, which is {kind}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Width that every row is padded to; `None`: the longest of the batch.
+    pub(crate) fn padded_width(&self) -> Option<usize> {
+        self.max_length.filter(|_| self.pad == "max").map(|n| n as usize)
+    }
+
+    /// Whether rows of damaged blocks arrive as mask.
+    pub(crate) fn masks_corrupt(&self) -> bool {
+        self.on_corrupt == "mask"
+    }
+}
+
+fn one_of(argument: &str, value: &str, allowed: &[&str]) -> Result<()> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    let allowed: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
+    Err(LoaderError::Plan(format!("{argument}: {value:?} is not one of {}", allowed.join(", "))))
+}
+
+/// The number of worker threads: as asked for, else the machine's cores, at most 4.
+pub(crate) fn worker_threads(asked: Option<usize>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    asked.unwrap_or(cores.min(THREADS_MAX)).max(1)
+}

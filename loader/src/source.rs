@@ -1,0 +1,262 @@
+//! One corpus version of a plan: its blocks in slot order, its row lengths, and scans of a few columns.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use corpusmill_corpus::{CorpusReader, LengthsReader, Warehouse, partition_array};
+use corpusmill_stream::Lengths;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::blocks::LoaderRuntime;
+use crate::error::{LoaderError, Result};
+
+/// Blocks that a scan reads side by side.
+const SCAN_BLOCKS: usize = 8;
+/// Row lengths are fetched in runs of so many rows.
+const LENGTHS_RUN: u64 = 1 << 16;
+/// Attempts to fetch row lengths while storage does not answer.
+const LENGTHS_ATTEMPTS: u32 = 3;
+
+/// Where a block is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockPlace {
+    /// Position of the shard in slot order.
+    pub(crate) shard: usize,
+    /// Position of the block in its shard.
+    pub(crate) block: usize,
+    /// Slot of its first row.
+    pub(crate) first_slot: u64,
+    /// Rows in it.
+    pub(crate) rows: u64,
+}
+
+/// A corpus version that is open for reading.
+pub(crate) struct Source {
+    /// `corpus@version`.
+    pub(crate) name: String,
+    pub(crate) corpus: String,
+    pub(crate) version: u64,
+    /// Rows of the version, which are its slots.
+    pub(crate) rows: u64,
+    pub(crate) schema: SchemaRef,
+    pub(crate) blocks: Vec<BlockPlace>,
+    pub(crate) reader: Arc<CorpusReader>,
+    lengths: Option<LengthsReader>,
+}
+
+impl Source {
+    /// Opens `reference` (`name`, `name@version` or `name@latest`).
+    ///
+    /// # Errors
+    /// NotFound, saying which corpora or versions there are; those of the corpus crate.
+    pub(crate) async fn open(warehouse: &Warehouse, reference: &str) -> Result<Self> {
+        let (corpus, version) = warehouse.resolve(reference).await?;
+        let reader = CorpusReader::open(warehouse, &corpus, version).await?;
+        let mut blocks = Vec::new();
+        let mut first_slot = 0;
+        for (shard, file) in reader.manifest().shard_files.iter().enumerate() {
+            for (block, stored) in file.blocks.iter().enumerate() {
+                blocks.push(BlockPlace { shard, block, first_slot, rows: stored.rows });
+                first_slot += stored.rows;
+            }
+        }
+        blocks.retain(|b| b.rows > 0);
+        let lengths = if reader.manifest().lengths.is_some() { Some(reader.lengths().await?) } else { None };
+        let (name, schema) = (format!("{corpus}@{version}"), reader.schema());
+        let reader = Arc::new(reader);
+        Ok(Self { name, corpus, version, rows: first_slot, schema, blocks, reader, lengths })
+    }
+
+    /// The block and the row in it that hold a slot.
+    pub(crate) fn place_of(&self, slot: u64) -> Option<(u32, u32)> {
+        let at = self.blocks.partition_point(|b| b.first_slot <= slot).checked_sub(1)?;
+        let row = slot - self.blocks[at].first_slot;
+        (row < self.blocks[at].rows).then_some((at as u32, row as u32))
+    }
+
+    /// Whether the version itself says that a slot's row is erased or taken down.
+    pub(crate) fn is_masked(&self, slot: u64) -> bool {
+        self.reader.manifest().is_masked(slot)
+    }
+
+    /// Rows per shard in slot order.
+    pub(crate) fn shard_rows(&self) -> Vec<u64> {
+        self.reader.manifest().shard_files.iter().map(|f| f.rows).collect()
+    }
+
+    /// Rows of a full block.
+    pub(crate) fn block_rows(&self) -> u64 {
+        self.blocks.iter().map(|b| b.rows).max().unwrap_or(1)
+    }
+
+    /// Texts that decide what a block holds, for the key of its cached form.
+    pub(crate) fn identity(&self, place: &BlockPlace) -> Vec<String> {
+        let file = &self.reader.manifest().shard_files[place.shard];
+        let block = &file.blocks[place.block];
+        let mut parts = vec![format!("{}:{}:{}", block.xxh3, block.length, block.rows)];
+        for (column, value) in &file.partition {
+            parts.push(format!("{column}={value:?}"));
+        }
+        parts
+    }
+
+    /// Reads columns of a block; partition columns are filled in, the checksum is checked.
+    ///
+    /// # Errors
+    /// Those of the corpus crate, naming file and block.
+    pub(crate) async fn read(&self, place: &BlockPlace, columns: &[&str]) -> Result<RecordBatch> {
+        Ok(self.reader.read_block(place.shard, place.block, Some(columns)).await?)
+    }
+
+    /// One row with the values of the partition columns of a shard.
+    ///
+    /// # Errors
+    /// Those of the corpus crate, for a value that is not of the column's type.
+    pub(crate) fn partition_row(&self, shard: usize) -> Result<RecordBatch> {
+        let file = &self.reader.manifest().shard_files[shard];
+        let mut named = Vec::new();
+        for (column, value) in &file.partition {
+            let field = self.schema.field_with_name(column);
+            let field = field.map_err(LoaderError::arrow(format!("partition column `{column}`")))?;
+            named.push((column.clone(), partition_array(column, value.as_deref(), field.data_type(), 1)?));
+        }
+        if named.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())));
+        }
+        RecordBatch::try_from_iter(named).map_err(LoaderError::arrow("partition columns"))
+    }
+
+    /// Reads columns of some blocks, several at once, and hands them on in slot order.
+    ///
+    /// # Errors
+    /// Those of reading, and of `each`.
+    pub(crate) async fn scan(
+        self: &Arc<Self>,
+        places: Vec<BlockPlace>,
+        columns: Vec<String>,
+        mut each: impl FnMut(BlockPlace, RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let columns: Arc<[String]> = columns.into();
+        let read = |place: BlockPlace| {
+            let (source, columns) = (self.clone(), columns.clone());
+            async move {
+                let task = tokio::spawn(async move {
+                    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+                    source.read(&place, &columns).await
+                });
+                let batch = task.await.map_err(|e| LoaderError::io("scan a corpus")(std::io::Error::other(e)))??;
+                Ok::<_, LoaderError>((place, batch))
+            }
+        };
+        let mut batches = futures::stream::iter(places).map(read).buffered(SCAN_BLOCKS);
+        while let Some((place, batch)) = batches.try_next().await? {
+            each(place, batch)?;
+        }
+        Ok(())
+    }
+}
+
+/// Lengths of the token column of every source, fetched in runs when they are first needed.
+pub(crate) struct RowLengths {
+    sources: Vec<Option<SourceLengths>>,
+    runtime: Arc<LoaderRuntime>,
+    failed: OnceLock<String>,
+}
+
+struct SourceLengths {
+    reader: LengthsReader,
+    column: String,
+    runs: Vec<OnceLock<Box<[u32]>>>,
+}
+
+impl RowLengths {
+    /// Lengths of `column` in each source; without a column every row has none.
+    ///
+    /// # Errors
+    /// Those of the corpus crate, when a version has no row lengths of that column.
+    pub(crate) fn open(
+        sources: &[Arc<Source>],
+        column: Option<&str>,
+        runtime: Arc<LoaderRuntime>,
+    ) -> Result<Self> {
+        let mut opened = Vec::new();
+        for source in sources {
+            let Some(column) = column.filter(|_| source.rows > 0) else {
+                opened.push(None);
+                continue;
+            };
+            let reader = source.lengths.clone().ok_or_else(|| {
+                LoaderError::Plan(format!("{} has no row lengths: rebuild it with this release", source.name))
+            })?;
+            reader.total(column)?;
+            let runs = (0..source.rows.div_ceil(LENGTHS_RUN)).map(|_| OnceLock::new()).collect();
+            opened.push(Some(SourceLengths { reader, column: column.to_owned(), runs }));
+        }
+        Ok(Self { sources: opened, runtime, failed: OnceLock::new() })
+    }
+
+    /// Tokens and rows over all sources, without reading row lengths.
+    ///
+    /// # Errors
+    /// Those of the corpus crate.
+    pub(crate) fn totals(&self) -> Result<(u64, u64)> {
+        let mut totals = (0, 0);
+        for lengths in self.sources.iter().flatten() {
+            totals.0 += lengths.reader.total(&lengths.column)?;
+            totals.1 += lengths.reader.rows();
+        }
+        Ok(totals)
+    }
+
+    /// Checks that every length that was asked for could be read: the order of samples cannot report it itself.
+    ///
+    /// # Errors
+    /// Corrupt with the first failure.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(message) => Err(LoaderError::Corrupt(format!("row lengths: {message}"))),
+        }
+    }
+
+    fn run<'a>(&'a self, lengths: &'a SourceLengths, number: usize) -> Option<&'a [u32]> {
+        let cell = lengths.runs.get(number)?;
+        if let Some(run) = cell.get() {
+            return Some(run);
+        }
+        let start = number as u64 * LENGTHS_RUN;
+        let rows: Range<u64> = start..(start + LENGTHS_RUN).min(lengths.reader.rows());
+        match self.runtime.block_on(fetch(lengths, rows)) {
+            Ok(run) => Some(cell.get_or_init(|| run.into())),
+            Err(e) => {
+                let _ = self.failed.set(e.to_string());
+                None
+            }
+        }
+    }
+}
+
+async fn fetch(lengths: &SourceLengths, rows: Range<u64>) -> Result<Vec<u32>> {
+    let mut attempt = 1;
+    loop {
+        match lengths.reader.read(&lengths.column, rows.clone()).await {
+            Ok(run) => return Ok(run),
+            Err(e) if e.retry() && attempt < LENGTHS_ATTEMPTS => {
+                let wait_ms = 100u64 << attempt;
+                tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
+                attempt += 1;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+impl Lengths for RowLengths {
+    fn length(&self, source: usize, row: u64) -> u32 {
+        let Some(lengths) = self.sources.get(source).and_then(Option::as_ref) else { return 0 };
+        let run = self.run(lengths, (row / LENGTHS_RUN) as usize);
+        run.and_then(|run| run.get((row % LENGTHS_RUN) as usize).copied()).unwrap_or(0)
+    }
+}
