@@ -1,0 +1,197 @@
+//! `lang_id`: the language of a text.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, Float32Builder, StringArray, StringBuilder, StructArray};
+use arrow::datatypes::{DataType, Field, Fields};
+use whatlang::{Lang, Script};
+
+/// The code of what is no language, or too little of one (ISO 639-2).
+pub const UNDETERMINED: &str = "und";
+
+/// Letters below which an alphabetic text says too little: trigrams of fewer are mostly chance.
+const LETTERS_MIN: usize = 12;
+/// The same for scripts whose letters are syllables or words, or that one language alone writes.
+const DENSE_LETTERS_MIN: usize = 2;
+/// Below this confidence of whatlang the answer is `und`.
+const CONFIDENCE_MIN: f64 = 0.05;
+
+/// Names the language that each text is written in.
+///
+/// Returns `Struct{lang: Utf8, score: Float32}`; `NULL` stays `NULL`. `lang` is the ISO 639-1 code (`en`, `zh`; every language
+/// of the detector has one), and `und` for a text with too little to go by: fewer than 12 letters (2 in
+/// Chinese, Japanese, Korean, Thai and other scripts that say it themselves), nothing but emoji, links or mentions, or
+/// no clear winner. `score` is from 0 to 1, 0 for `und`.
+///
+/// Links, mentions, hashtags, HTML references and the `RT` of retweets are left out first: they are no language.
+/// Then the crate `whatlang` decides, by script and trigrams (Cavnar & Trenkle 1994) over 70 languages.
+#[must_use]
+pub fn lang_id(texts: &StringArray) -> StructArray {
+    let mut langs = StringBuilder::with_capacity(texts.len(), texts.len() * 3);
+    let mut scores = Float32Builder::with_capacity(texts.len());
+    let mut letters = String::new();
+    for text in texts {
+        let (lang, score) = text.map_or((UNDETERMINED, 0.0), |t| identify(t, &mut letters));
+        langs.append_value(lang);
+        scores.append_value(score);
+    }
+    StructArray::new(
+        lang_fields(),
+        vec![Arc::new(langs.finish()), Arc::new(scores.finish())],
+        texts.nulls().cloned(),
+    )
+}
+
+/// Fields of the struct that [`lang_id`] returns.
+#[must_use]
+pub fn lang_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("lang", DataType::Utf8, false),
+        Field::new("score", DataType::Float32, false),
+    ])
+}
+
+fn identify(text: &str, kept: &mut String) -> (&'static str, f32) {
+    kept.clear();
+    for word in text.split_whitespace().filter(|w| is_language(w)) {
+        kept.push_str(word);
+        kept.push(' ');
+    }
+    let Some(info) = whatlang::detect(kept) else {
+        return (UNDETERMINED, 0.0);
+    };
+    let letters = kept.chars().filter(|c| c.is_alphabetic()).count();
+    let needed = match info.script() {
+        Script::Latin | Script::Cyrillic | Script::Arabic | Script::Devanagari | Script::Hebrew => LETTERS_MIN,
+        _ => DENSE_LETTERS_MIN,
+    };
+    if letters < needed || info.confidence() < CONFIDENCE_MIN {
+        return (UNDETERMINED, 0.0);
+    }
+    (code(info.lang()), info.confidence() as f32)
+}
+
+/// Leaves out the parts of a post that are in no language.
+fn is_language(word: &str) -> bool {
+    let bare = word.trim_start_matches(|c: char| !c.is_alphanumeric() && !matches!(c, '@' | '#' | '&'));
+    !(bare.starts_with(['@', '#', '&'])
+        || bare == "RT"
+        || bare.contains("://")
+        || bare.starts_with("www.")
+        || bare.contains("t.co/"))
+}
+
+/// The ISO 639-1 code; every language of whatlang has one.
+#[rustfmt::skip]
+fn code(lang: Lang) -> &'static str {
+    match lang {
+        Lang::Epo => "eo", Lang::Eng => "en", Lang::Rus => "ru", Lang::Cmn => "zh", Lang::Spa => "es",
+        Lang::Por => "pt", Lang::Ita => "it", Lang::Ben => "bn", Lang::Fra => "fr", Lang::Deu => "de",
+        Lang::Ukr => "uk", Lang::Kat => "ka", Lang::Ara => "ar", Lang::Hin => "hi", Lang::Jpn => "ja",
+        Lang::Heb => "he", Lang::Yid => "yi", Lang::Pol => "pl", Lang::Amh => "am", Lang::Jav => "jv",
+        Lang::Kor => "ko", Lang::Nob => "nb", Lang::Dan => "da", Lang::Swe => "sv", Lang::Fin => "fi",
+        Lang::Tur => "tr", Lang::Nld => "nl", Lang::Hun => "hu", Lang::Ces => "cs", Lang::Ell => "el",
+        Lang::Bul => "bg", Lang::Bel => "be", Lang::Mar => "mr", Lang::Kan => "kn", Lang::Ron => "ro",
+        Lang::Slv => "sl", Lang::Hrv => "hr", Lang::Srp => "sr", Lang::Mkd => "mk", Lang::Lit => "lt",
+        Lang::Lav => "lv", Lang::Est => "et", Lang::Tam => "ta", Lang::Vie => "vi", Lang::Urd => "ur",
+        Lang::Tha => "th", Lang::Guj => "gu", Lang::Uzb => "uz", Lang::Pan => "pa", Lang::Aze => "az",
+        Lang::Ind => "id", Lang::Tel => "te", Lang::Pes => "fa", Lang::Mal => "ml", Lang::Ori => "or",
+        Lang::Mya => "my", Lang::Nep => "ne", Lang::Sin => "si", Lang::Khm => "km", Lang::Tuk => "tk",
+        Lang::Aka => "ak", Lang::Zul => "zu", Lang::Sna => "sn", Lang::Afr => "af", Lang::Lat => "la",
+        Lang::Slk => "sk", Lang::Cat => "ca", Lang::Tgl => "tl", Lang::Hye => "hy", Lang::Cym => "cy",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float32Type;
+
+    fn lang(text: &str) -> String {
+        lang_id(&StringArray::from(vec![text]))
+            .column(0)
+            .as_string::<i32>()
+            .value(0)
+            .to_string()
+    }
+
+    #[test]
+    fn posts_in_many_languages() {
+        for (code, text) in [
+            (
+                "en",
+                "I really can't believe that they would say something like that in public, shame on them",
+            ),
+            (
+                "de",
+                "Ich kann wirklich nicht glauben, dass sie so etwas öffentlich sagen würden",
+            ),
+            (
+                "fr",
+                "Je n'arrive vraiment pas à croire qu'ils puissent dire une chose pareille en public",
+            ),
+            (
+                "es",
+                "No puedo creer que hayan dicho algo así en público, qué vergüenza les debería dar",
+            ),
+            (
+                "pt",
+                "Não acredito que eles disseram uma coisa dessas em público, que vergonha",
+            ),
+            ("ru", "Не могу поверить, что они сказали такое публично, позор"),
+            ("ar", "لا أستطيع أن أصدق أنهم قالوا شيئا كهذا علنا"),
+            ("hi", "मुझे विश्वास नहीं हो रहा कि उन्होंने सबके सामने ऐसा कहा"),
+            ("zh", "我真不敢相信他们会公开说这样的话"),
+            ("ja", "彼らが公の場でそんなことを言うなんて信じられない"),
+            ("ko", "그들이 공개적으로 그런 말을 했다니 믿을 수 없어"),
+            ("th", "ไม่อยากเชื่อเลยว่าพวกเขาจะพูดแบบนั้น"),
+            ("vi", "Tôi không thể tin được là họ lại nói như vậy trước công chúng"),
+        ] {
+            assert_eq!(lang(text), code, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_language_is_undetermined() {
+        for text in [
+            "",
+            " ",
+            "😂😂😂",
+            "lol ok",
+            "@user1 @user2 #tbt",
+            "https://example.com/lorem-ipsum-dolor",
+            "1234567890 12:30",
+            "&#128514; &amp;",
+        ] {
+            assert_eq!(lang(text), UNDETERMINED, "{text}");
+        }
+    }
+
+    #[test]
+    fn links_and_mentions_do_not_count() {
+        let bare = "das ist doch wirklich nicht zu glauben";
+        let dressed = format!("RT @english_account: {bare} https://example.com/this-is-the-english-title #throwback");
+        assert_eq!(lang(&dressed), "de");
+    }
+
+    #[test]
+    fn null_stays_null_and_scores_are_shares() {
+        let got = lang_id(&StringArray::from(vec![
+            None,
+            Some("this is a perfectly ordinary sentence in English"),
+            Some("😂"),
+        ]));
+        assert!(got.is_null(0) && got.is_valid(1));
+        let scores = got.column(1).as_primitive::<Float32Type>();
+        assert!(scores.value(1) > 0.1 && scores.value(1) <= 1.0);
+        assert_eq!(scores.value(2), 0.0);
+    }
+
+    #[test]
+    fn every_language_has_a_two_letter_code_of_its_own() {
+        let codes: std::collections::HashSet<_> = Lang::all().iter().map(|l| code(*l)).collect();
+        assert_eq!(codes.len(), Lang::all().len());
+        assert!(codes.iter().all(|c| c.len() == 2));
+    }
+}
