@@ -1,11 +1,12 @@
 //! How fast a plan is computed, and how full its packs are.
 //!
 //! `cargo run --release -p corpusmill-stream --example order_speed [samples]`: one source of documents of 64 to
-//! 1,024 tokens (uniform, a fixed seed), ordered, mixed and packed on one thread, with the lengths in memory.
+//! 1,024 tokens (uniform, a fixed seed), ordered, mixed and packed on one thread, with the lengths in memory. Times
+//! are CPU time where Linux says so (`/proc/self/schedstat`), so that other work on the machine does not count.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corpusmill_stream::{
     Counts, Error, LongDocuments, OrderSpec, Plan, PlanSpec, Selection, Shape, SourceRows, SourceSpec, Start,
@@ -96,14 +97,14 @@ fn measure(name: &str, mut spec: PlanSpec, samples: u64, filter: bool) -> Result
     };
     let plan = Plan::with_rows(spec, Arc::new(lengths), rows)?;
     let mut counts = Counts::default();
-    let start = Instant::now();
+    let start = Clock::start();
     for step in 0.. {
         match plan.step(step)? {
             Some(next) if counts.documents < samples => counts += next.counts,
             _ => break,
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = start.seconds();
     let rate = counts.documents as f64 / seconds;
     let fill = sequence_length.map_or("-".to_owned(), |n| {
         format!("{:.4}", counts.tokens as f64 / (counts.packs * n) as f64)
@@ -123,20 +124,17 @@ fn resume(spec: PlanSpec, samples: u64) -> Result<(), Error> {
     };
     let first = fresh()?;
     let step = samples * 544 / 4096 / u64::from(spec.global_batch) / 2;
-    let start = Instant::now();
+    let start = Clock::start();
     first.step(step)?;
-    println!(
-        "cold jump to step {step}: {:.1} ms",
-        start.elapsed().as_secs_f64() * 1e3
-    );
+    println!("cold jump to step {step}: {:.1} ms", start.seconds() * 1e3);
     let (state, resumed) = (first.state(step)?, fresh()?);
-    let start = Instant::now();
+    let start = Clock::start();
     resumed.resume(&state)?;
     resumed.step(step)?;
     println!(
         "resume at step {step} ({} bytes of state): {:.2} ms",
         state.to_json().len(),
-        start.elapsed().as_secs_f64() * 1e3
+        start.seconds() * 1e3
     );
     let images = Plan::new(
         PlanSpec::new(
@@ -147,11 +145,33 @@ fn resume(spec: PlanSpec, samples: u64) -> Result<(), Error> {
         ),
         Arc::new(Unmeasured),
     )?;
-    let start = Instant::now();
+    let start = Clock::start();
     images.step(samples / 300)?;
-    println!(
-        "jump in a plan of samples: {:.2} ms",
-        start.elapsed().as_secs_f64() * 1e3
-    );
+    println!("jump in a plan of samples: {:.2} ms", start.seconds() * 1e3);
     Ok(())
+}
+
+/// CPU time of this process, or wall time where that is not to be had.
+enum Clock {
+    Cpu(Duration),
+    Wall(Instant),
+}
+
+impl Clock {
+    fn start() -> Self {
+        cpu_time().map_or_else(|| Self::Wall(Instant::now()), Self::Cpu)
+    }
+
+    fn seconds(&self) -> f64 {
+        let elapsed = match self {
+            Self::Cpu(start) => cpu_time().unwrap_or(*start).saturating_sub(*start),
+            Self::Wall(start) => start.elapsed(),
+        };
+        elapsed.as_secs_f64()
+    }
+}
+
+fn cpu_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }

@@ -12,6 +12,8 @@ pub struct Bijection {
     n: u64,
     a: u64,
     b: u64,
+    /// ⌊(2^64 − 1) / b⌋, to divide by multiplying.
+    reciprocal: u64,
     keys: [u64; ROUNDS],
 }
 
@@ -32,11 +34,27 @@ impl Bijection {
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             *round = z ^ (z >> 31);
         }
+        let b = n.div_ceil(a).max(1);
+        let reciprocal = u64::MAX / b;
         Self {
             n,
             a,
-            b: n.div_ceil(a).max(1),
+            b,
+            reciprocal,
             keys,
+        }
+    }
+
+    /// The halves of `x`: quotient and remainder by `b`.
+    #[inline]
+    fn split(&self, x: u64) -> (u64, u64) {
+        let quotient = ((u128::from(x) * u128::from(self.reciprocal)) >> 64) as u64;
+        let remainder = x - quotient * self.b;
+        // For x below 2^63 the product falls short by less than one.
+        if remainder >= self.b {
+            (quotient + 1, remainder - self.b)
+        } else {
+            (quotient, remainder)
         }
     }
 
@@ -47,7 +65,7 @@ impl Bijection {
         debug_assert!(x < self.n, "{x} is outside of [0, {})", self.n);
         let mut y = x;
         loop {
-            let (mut l, mut r) = (y / self.b, y % self.b);
+            let (mut l, mut r) = self.split(y);
             for pair in self.keys.chunks_exact(2) {
                 l = add(l, round(r, pair[0], self.a), self.a);
                 r = add(r, round(l, pair[1], self.b), self.b);
@@ -66,7 +84,7 @@ impl Bijection {
         debug_assert!(y < self.n, "{y} is outside of [0, {})", self.n);
         let mut x = y;
         loop {
-            let (mut l, mut r) = (x / self.b, x % self.b);
+            let (mut l, mut r) = self.split(x);
             for pair in self.keys.chunks_exact(2).rev() {
                 r = add(r, self.b - round(l, pair[1], self.b), self.b);
                 l = add(l, self.a - round(r, pair[0], self.a), self.a);

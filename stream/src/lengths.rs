@@ -30,4 +30,11 @@ impl Lengths for Vec<Vec<u32>> {
     fn length(&self, source: usize, row: u64) -> u32 {
         self[source][row as usize]
     }
+
+    fn gather(&self, source: usize, rows: &[u64], out: &mut [u32]) {
+        let lengths = &self[source];
+        for (out, &row) in out.iter_mut().zip(rows) {
+            *out = lengths[row as usize];
+        }
+    }
 }

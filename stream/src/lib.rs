@@ -19,10 +19,33 @@
 //! A *stratum* is what is drawn from: a source, or one class of it where the source is balanced by a column.
 //! A *turn* is a place in the mixed sequence of draws. A *slot* is the number of a row in a corpus version.
 //!
+//! ```
+//! use corpusmill_stream::{LongDocuments, Plan, PlanSpec, Shape, SourceSpec, State};
+//! # fn main() -> Result<(), corpusmill_stream::Error> {
+//! let posts = SourceSpec::new("posts", "mod_text", 41, 10_000);
+//! let shape = Shape::Packed { sequence_length: 512, long: LongDocuments::Split };
+//! let spec = PlanSpec::new(vec![posts], 42, 16, shape);
+//! let lengths = std::sync::Arc::new(vec![(0..10_000).map(|row| 20 + row % 300).collect()]);
+//!
+//! let plan = Plan::new(spec.clone(), lengths.clone())?;
+//! let batch = plan.rank_slice(7, 1, 4)?.expect("the plan is endless");
+//! assert_eq!(batch.len(), 4);
+//! assert!(batch.packs().all(|pack| pack.iter().map(|piece| piece.length).sum::<u32>() <= 512));
+//!
+//! // Another process goes on from the state, at another world size.
+//! let state = State::from_json(&plan.state(8)?.to_json())?;
+//! let resumed = Plan::new(spec, lengths)?;
+//! assert_eq!(resumed.resume(&state)?, 8);
+//! assert_eq!(resumed.rank_slice(8, 0, 2)?, plan.rank_slice(8, 0, 2)?);
+//! # Ok(())
+//! # }
+//! ```
 //! To add a way to order rows, add a variant to [`OrderSpec`] and its arm in `order.rs`. To add a shape of
 //! batches, add a variant to [`Shape`] and its arm in `group.rs`. To add a change that can reach a running job,
 //! add a variant to [`Change`] and say in `log.rs` when it takes effect. Each of them changes what a plan hash
 //! covers: `tests/plan/golden.rs` fails when the numbers of an existing format move.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 mod bijection;
 mod error;

@@ -141,7 +141,7 @@ impl Log {
     /// Appends a change that holds from `not_before` on, or from the first group that nobody has entered, whichever
     /// is later. Returns that group.
     pub fn append(&mut self, change: Change, not_before: u64) -> u64 {
-        let group = not_before.max(self.entered().map_or(0, |g| g + 1));
+        let group = not_before.max(self.entered().map_or(0, |g| g.saturating_add(1)));
         self.entries.push(Entry { group, change });
         group
     }
@@ -190,7 +190,9 @@ impl Log {
     #[must_use]
     pub fn effective(&self, i: usize) -> u64 {
         let without = self.entered.iter().rev().find(|e| e.length <= i as u64);
-        self.entries[i].group.max(without.map_or(0, |e| e.group + 1))
+        self.entries[i]
+            .group
+            .max(without.map_or(0, |e| e.group.saturating_add(1)))
     }
 
     /// Says whether `other` begins with everything that this log holds.

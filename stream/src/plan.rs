@@ -17,8 +17,10 @@ use crate::state::{self, State};
 use crate::step::StepPlan;
 use crate::strata::{SourceRows, Stratum};
 
-/// Groups that are kept laid out: steps seldom end where groups do.
-const GROUPS_KEPT: usize = 4;
+mod groups;
+
+/// Turns and packs that a plan can reach; steps beyond are the same as this.
+const TURNS_MAX: u64 = 1 << 60;
 
 /// The order of samples of one job: [`Plan::step`] is a pure function of the specification, the lengths and the
 /// log. What is kept inside (the group index, the last groups) saves time and changes nothing.
@@ -108,8 +110,7 @@ impl Plan {
     /// [`Error::NothingToPack`] if an endless plan has no document that fits.
     pub fn step(&self, step: u64) -> Result<Option<StepPlan>> {
         let mut memory = self.memory();
-        let batch = u64::from(self.spec.global_batch);
-        let Some((mut number, mut from)) = self.locate(&mut memory, step * batch)? else {
+        let Some((mut number, mut from)) = self.locate(&mut memory, self.first_pack(step))? else {
             return Ok(None);
         };
         let mut plan = StepPlan {
@@ -230,7 +231,7 @@ impl Plan {
     /// As [`Plan::step`].
     pub fn state(&self, step: u64) -> Result<State> {
         let mut memory = self.memory();
-        let place = self.locate(&mut memory, step * u64::from(self.spec.global_batch))?;
+        let place = self.locate(&mut memory, self.first_pack(step))?;
         let (group, pack) = place.unwrap_or_else(|| (self.group_count(&memory), 0));
         let changes: Vec<u64> = memory.index.changes().iter().copied().filter(|&g| g <= group).collect();
         Ok(State {
@@ -267,39 +268,32 @@ impl Plan {
                 message,
             });
         }
-        let batch = u64::from(self.spec.global_batch);
+        let refused = |message| Error::State {
+            step: state.step,
+            message,
+        };
+        let before = self.first_pack(state.step).checked_sub(u64::from(state.pack));
+        let (Some(before), true) = (before, state.group < TURNS_MAX / u64::from(self.spec.group_turns)) else {
+            let message = format!("pack {} of group {} cannot be its first", state.pack, state.group);
+            return Err(refused(message));
+        };
         let mut memory = self.memory();
-        if let (Shape::Packed { .. }, true) = (self.spec.shape, self.changes_are_known(state)) {
-            let before = state
-                .step
-                .checked_mul(batch)
-                .and_then(|packs| packs.checked_sub(u64::from(state.pack)));
-            let Some(before) = before else {
-                let message = format!("{} packs before pack {} of a group", state.step, state.pack);
-                return Err(Error::State {
-                    step: state.step,
-                    message,
-                });
-            };
-            // Only where nothing is known yet of that place: what was counted is checked against the state below.
-            if memory.index.start(state.group).is_none() {
-                memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, &state.changes)?;
-                memory.index = GroupIndex::at(state.group, before, state.changes.clone());
-                memory.groups.clear();
-                memory.barren = 0;
-            }
+        // Only where nothing is known yet of that place: what was counted is checked against the state below.
+        if matches!(self.spec.shape, Shape::Packed { .. })
+            && self.changes_are_known(state, before)
+            && memory.index.start(state.group).is_none()
+        {
+            let index = GroupIndex::at(state.group, before, state.changes.clone());
+            self.start_over(&mut memory, index)?;
         }
-        let place = self.locate(&mut memory, state.step * batch)?;
+        let place = self.locate(&mut memory, self.first_pack(state.step))?;
         if let Some(place) = place.filter(|&place| place != (state.group, state.pack)) {
             let message = format!(
                 "its first pack is pack {} of group {}, the state says pack {} of group {}: the lengths of the rows \
                  are not those that the state was saved with",
                 place.1, place.0, state.pack, state.group
             );
-            return Err(Error::State {
-                step: state.step,
-                message,
-            });
+            return Err(refused(message));
         }
         Ok(state.step)
     }
@@ -311,7 +305,7 @@ impl Plan {
     /// As [`Plan::step`].
     pub fn groups_of(&self, step: u64) -> Result<Range<u64>> {
         let mut memory = self.memory();
-        let first = step * u64::from(self.spec.global_batch);
+        let first = self.first_pack(step);
         let Some((group, _)) = self.locate(&mut memory, first)? else {
             return Ok(0..0);
         };
@@ -393,10 +387,7 @@ impl Plan {
         let wider =
             index.first_group() <= memory.index.first_group() && index.next_group() >= memory.index.next_group();
         if wider {
-            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, index.changes())?;
-            memory.index = index;
-            memory.groups.clear();
-            memory.barren = 0;
+            self.start_over(&mut memory, index)?;
         }
         Ok(wider)
     }
@@ -423,152 +414,5 @@ impl Plan {
     fn weights_digest(&self) -> u64 {
         let entries = schedule::logged_weights(&self.log);
         xxh3_64(&serde_json::to_vec(&entries).expect("weights have string keys and no foreign types"))
-    }
-
-    /// Groups of a finite plan.
-    fn group_count(&self, memory: &Memory) -> u64 {
-        memory
-            .arrangement
-            .end()
-            .unwrap_or(0)
-            .div_ceil(u64::from(self.spec.group_turns))
-    }
-
-    /// Finds the group of a pack, and the place of the pack in it; `None` after the end.
-    fn locate(&self, memory: &mut Memory, pack: u64) -> Result<Option<(u64, u32)>> {
-        let turns = u64::from(self.spec.group_turns);
-        if matches!(self.spec.shape, Shape::Fixed { .. }) {
-            let inside = memory.arrangement.end().is_none_or(|end| pack < end);
-            return Ok(inside.then_some((pack / turns, (pack % turns) as u32)));
-        }
-        if pack < memory.index.packs_before() {
-            memory.index = GroupIndex::new();
-            memory.groups.clear();
-            memory.barren = 0;
-            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, &[])?;
-        }
-        while pack >= memory.index.packs() && !memory.index.is_complete() {
-            self.extend(memory)?;
-        }
-        Ok(memory.index.locate(pack))
-    }
-
-    /// Counts the packs of the next group.
-    fn extend(&self, memory: &mut Memory) -> Result<()> {
-        let number = memory.index.next_group();
-        let turns = u64::from(self.spec.group_turns);
-        if memory.arrangement.end().is_some_and(|end| end <= number * turns) {
-            memory.index.set_complete();
-            return Ok(());
-        }
-        let packs = self.lay_out(memory, number).len();
-        memory.index.push(packs);
-        memory.barren = if packs == 0 { memory.barren + 1 } else { 0 };
-        let epochs = self.strata.iter().map(Stratum::rows).sum::<u64>().div_ceil(turns);
-        if memory.arrangement.end().is_none() && memory.barren > (2 * epochs).max(1024) {
-            let turn = (number + 1 - memory.barren) * turns;
-            let Shape::Packed { sequence_length, .. } = self.spec.shape else {
-                return Ok(());
-            };
-            return Err(Error::NothingToPack {
-                turn,
-                turns: memory.barren * turns,
-                sequence_length,
-            });
-        }
-        self.resolve_changes(memory)
-    }
-
-    /// Changes of weights at a step take effect with the first group that starts at or after it.
-    fn resolve_changes(&self, memory: &mut Memory) -> Result<()> {
-        let batch = u64::from(self.spec.global_batch);
-        let known = memory.index.changes().len();
-        let reached = schedule::changes_at_steps(&self.spec)
-            .skip(known)
-            .take_while(|s| s * batch <= memory.index.packs())
-            .count();
-        if reached > 0 {
-            let group = memory.index.next_group();
-            (0..reached).for_each(|_| memory.index.push_change(group));
-            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, memory.index.changes())?;
-        }
-        Ok(())
-    }
-
-    /// Whether a state carries all changes at steps that lie behind it, so that nothing before need be counted.
-    fn changes_are_known(&self, state: &State) -> bool {
-        let batch = u64::from(self.spec.global_batch);
-        let before = (state.step * batch).saturating_sub(u64::from(state.pack));
-        let due = schedule::changes_at_steps(&self.spec)
-            .take_while(|s| s * batch <= before)
-            .count();
-        state.changes.len() == due
-    }
-
-    /// Group `number`; `None` after the end.
-    fn group(&self, memory: &mut Memory, number: u64) -> Result<Option<Arc<Group>>> {
-        if matches!(self.spec.shape, Shape::Packed { .. }) {
-            while memory.index.next_group() <= number && !memory.index.is_complete() {
-                self.extend(memory)?;
-            }
-        }
-        let turns = u64::from(self.spec.group_turns);
-        if memory.arrangement.end().is_some_and(|end| end <= number * turns) {
-            return Ok(None);
-        }
-        Ok(Some(self.lay_out(memory, number)))
-    }
-
-    fn lay_out(&self, memory: &mut Memory, number: u64) -> Arc<Group> {
-        if let Some((_, group)) = memory.groups.iter().find(|(n, _)| *n == number) {
-            return Arc::clone(group);
-        }
-        let group = Arc::new(Group::new(
-            &self.spec,
-            &self.strata,
-            &memory.arrangement,
-            &*self.lengths,
-            number,
-        ));
-        if memory.groups.len() == GROUPS_KEPT {
-            memory.groups.remove(0);
-        }
-        memory.groups.push((number, Arc::clone(&group)));
-        group
-    }
-
-    /// Appends packs of a group to a step.
-    fn take(&self, group: &Group, number: u64, packs: Range<u32>, plan: &mut StepPlan) {
-        let (first, last) = (group.start(packs.start), group.start(packs.end));
-        let offset = plan.pieces.len() as u32;
-        plan.pieces
-            .extend_from_slice(&group.pieces[first as usize..last as usize]);
-        let ends = &group.ends[packs.start as usize..packs.end as usize];
-        plan.ends.extend(ends.iter().map(|end| end - first + offset));
-        plan.counts += group.counts(packs.start, packs.end);
-        if self.masks.any() {
-            for piece in &mut plan.pieces[offset as usize..] {
-                piece.masked = self.masks.covers(piece.source, piece.slot, number);
-                plan.counts.masked += u64::from(piece.masked);
-            }
-        }
-    }
-
-    /// Documents that are left out after the very last pack count with the last step.
-    fn count_barren_end(&self, memory: &mut Memory, number: u64, from: u32, plan: &mut StepPlan) -> Result<()> {
-        let mut counts = crate::Counts::default();
-        let mut at = number;
-        if from > 0 {
-            return Ok(());
-        }
-        while let Some(group) = self.group(memory, at)? {
-            if group.len() > 0 {
-                return Ok(());
-            }
-            counts += group.counts(0, 0);
-            at += 1;
-        }
-        plan.counts += counts;
-        Ok(())
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn arrange(spec: &PlanSpec, strata: &[Stratum], log: &Log, changes: &
     for change in &spec.weights {
         let from = match change.from {
             Start::Turn(turn) => turn,
-            at if is_at_step(at, spec.shape) => resolved.next().map_or(FAR, |group| group * turns),
+            at if is_at_step(at, spec.shape) => resolved.next().map_or(FAR, |group| group.saturating_mul(turns)),
             Start::Step(step) => step.saturating_mul(u64::from(spec.global_batch)),
         };
         schedule.push(Weights {
@@ -44,7 +44,7 @@ pub(crate) fn arrange(spec: &PlanSpec, strata: &[Stratum], log: &Log, changes: &
     }
     for (group, weights) in logged_weights(log) {
         schedule.push(Weights {
-            from: (group * turns).min(FAR),
+            from: group.saturating_mul(turns).min(FAR),
             strata: by_stratum(spec, strata, weights),
         });
     }
@@ -116,7 +116,15 @@ fn by_stratum(spec: &PlanSpec, strata: &[Stratum], weights: &BTreeMap<String, f6
 }
 
 fn draws(strata: &[Stratum], count: u32) -> Result<Vec<u64>> {
-    let draws = |s: &Stratum| s.rows().checked_mul(u64::from(count)).filter(|&d| d < 1 << 56);
-    let all: Option<Vec<u64>> = strata.iter().map(draws).collect();
-    all.ok_or_else(|| Error::spec("passes.count", format!("{count} epochs are more than 2^56 draws")))
+    let draws: Vec<u64> = strata
+        .iter()
+        .map(|s| s.rows().saturating_mul(u64::from(count)))
+        .collect();
+    if draws.iter().fold(0u64, |sum, &d| sum.saturating_add(d)) < FAR {
+        return Ok(draws);
+    }
+    Err(Error::spec(
+        "passes.count",
+        format!("{count} epochs are more than 2^60 draws: take fewer"),
+    ))
 }

@@ -202,7 +202,7 @@ fn sequential_packs_stay_near_slot_order() {
 fn balanced(passes: Passes) -> (Plan, [BTreeSet<u64>; 3]) {
     // 4,000 rows: a common class, a rare one, one that is hardly there; rows divisible by 11 have none.
     let class = |s: u64| {
-        if s % 11 == 0 {
+        if s.is_multiple_of(11) {
             None
         } else if s % 100 == 7 {
             Some(2)
