@@ -1,9 +1,11 @@
 //! What can go wrong when a plan is made, resumed or asked for a step.
 
+use crate::lengths::LengthsError;
+
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong here. Everything is computed from what the caller hands in, so nothing is worth a retry.
+/// What can go wrong here. All but lengths is computed from what the caller hands in.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -89,6 +91,15 @@ pub enum Error {
         /// The length of a sequence, in tokens.
         sequence_length: u32,
     },
+    /// The lengths of rows could not be read. Nothing was kept of them: the same step can be asked for again.
+    #[error("the lengths of rows of source '{source_name}' could not be read")]
+    Lengths {
+        /// The name of the source.
+        source_name: String,
+        /// Why, in the words of whoever keeps them.
+        #[source]
+        source: LengthsError,
+    },
     /// A JSON text is not what it should be.
     #[error("{what} is not valid JSON of its kind")]
     Json {
@@ -101,10 +112,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Says whether the same call can succeed later: never, this crate is a pure function of its arguments.
+    /// Says whether the same call can succeed later: only where lengths could not be read, all else is computed.
     #[must_use]
     pub fn retry(&self) -> bool {
-        false
+        matches!(self, Self::Lengths { .. })
     }
 
     pub(crate) fn spec(field: impl Into<String>, message: impl Into<String>) -> Self {

@@ -1,6 +1,9 @@
 //! Groups: a fixed run of turns becomes packs, with nothing carried over to the next group.
 
+use std::ops::Range;
+
 use crate::bijection::Bijection;
+use crate::error::{Error, Result};
 use crate::key::{self, Purpose};
 use crate::lengths::Lengths;
 use crate::mix::Arrangement;
@@ -40,15 +43,15 @@ impl Group {
         arrangement: &Arrangement,
         lengths: &dyn Lengths,
         number: u64,
-    ) -> Self {
+    ) -> Result<Self> {
         let turns = u64::from(spec.group_turns);
         let from = number * turns;
         let to = arrangement.end().map_or(from + turns, |end| end.min(from + turns));
         if from >= to {
-            return Self::default();
+            return Ok(Self::default());
         }
-        let draws = draws(strata, arrangement, lengths, from, to);
-        match spec.shape {
+        let draws = draws(spec, strata, arrangement, lengths, from..to)?;
+        Ok(match spec.shape {
             Shape::Fixed { max_length } => Self::fixed(&draws, max_length.unwrap_or(u32::MAX)),
             Shape::Packed { sequence_length, long } => {
                 let shuffle = match spec.order {
@@ -57,7 +60,7 @@ impl Group {
                 };
                 Self::packed(&draws, sequence_length, long, shuffle)
             }
-        }
+        })
     }
 
     fn fixed(draws: &[Draw], max_length: u32) -> Self {
@@ -185,11 +188,17 @@ impl Group {
     }
 }
 
-/// The draws of turns `from .. to`, in order, with their lengths.
-fn draws(strata: &[Stratum], arrangement: &Arrangement, lengths: &dyn Lengths, from: u64, to: u64) -> Vec<Draw> {
-    let mut turns = Vec::with_capacity((to - from) as usize);
-    arrangement.strata(from, to, &mut turns);
-    let first = arrangement.counts(from);
+/// The draws of `range`, in order, with their lengths.
+fn draws(
+    spec: &PlanSpec,
+    strata: &[Stratum],
+    arrangement: &Arrangement,
+    lengths: &dyn Lengths,
+    range: Range<u64>,
+) -> Result<Vec<Draw>> {
+    let mut turns = Vec::with_capacity((range.end - range.start) as usize);
+    arrangement.strata(range.start, range.end, &mut turns);
+    let first = arrangement.counts(range.start);
     let mut next = vec![0u32; strata.len()];
     turns.iter().for_each(|&x| next[usize::from(x)] += 1);
 
@@ -206,11 +215,12 @@ fn draws(strata: &[Stratum], arrangement: &Arrangement, lengths: &dyn Lengths, f
         slots[start..]
             .iter_mut()
             .for_each(|ordinal| *ordinal = stratum.selection.select(*ordinal));
-        lengths.gather(
-            stratum.source as usize,
-            &slots[start..],
-            &mut measured[start..slots.len()],
-        );
+        let source = stratum.source as usize;
+        let gathered = lengths.gather(source, &slots[start..], &mut measured[start..slots.len()]);
+        gathered.map_err(|e| Error::Lengths {
+            source_name: spec.sources[source].name.clone(),
+            source: e,
+        })?;
     }
     let draw = |&x: &u16| {
         let at = next[usize::from(x)] as usize;
@@ -221,5 +231,5 @@ fn draws(strata: &[Stratum], arrangement: &Arrangement, lengths: &dyn Lengths, f
             slot: slots[at],
         }
     };
-    turns.iter().map(draw).collect()
+    Ok(turns.iter().map(draw).collect())
 }

@@ -67,7 +67,7 @@ mod strata;
 
 pub use bijection::Bijection;
 pub use error::{Error, Result};
-pub use lengths::{Lengths, Unmeasured};
+pub use lengths::{Lengths, LengthsError, Unmeasured};
 pub use log::{Change, Entry, Log, MaskReason};
 pub use pack::{best_fit, suggested_group_turns};
 pub use plan::Plan;

@@ -64,7 +64,7 @@ impl Plan {
             memory.index.set_complete();
             return Ok(());
         }
-        let packs = self.lay_out(memory, number).len();
+        let packs = self.lay_out(memory, number)?.len();
         memory.index.push(packs);
         memory.barren = if packs == 0 { memory.barren + 1 } else { 0 };
         let epochs = self.strata.iter().map(Stratum::rows).sum::<u64>().div_ceil(turns);
@@ -117,25 +117,20 @@ impl Plan {
         if memory.arrangement.end().is_some_and(|end| end <= number * turns) {
             return Ok(None);
         }
-        Ok(Some(self.lay_out(memory, number)))
+        self.lay_out(memory, number).map(Some)
     }
 
-    fn lay_out(&self, memory: &mut Memory, number: u64) -> Arc<Group> {
+    fn lay_out(&self, memory: &mut Memory, number: u64) -> Result<Arc<Group>> {
         if let Some((_, group)) = memory.groups.iter().find(|(n, _)| *n == number) {
-            return Arc::clone(group);
+            return Ok(Arc::clone(group));
         }
-        let group = Arc::new(Group::new(
-            &self.spec,
-            &self.strata,
-            &memory.arrangement,
-            &*self.lengths,
-            number,
-        ));
+        let group = Group::new(&self.spec, &self.strata, &memory.arrangement, &*self.lengths, number)?;
+        let group = Arc::new(group);
         if memory.groups.len() == GROUPS_KEPT {
             memory.groups.remove(0);
         }
         memory.groups.push((number, Arc::clone(&group)));
-        group
+        Ok(group)
     }
 
     /// Appends packs of a group to a step.

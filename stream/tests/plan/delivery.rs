@@ -337,6 +337,6 @@ fn provenance_names_each_row_of_a_step_once() {
 fn bulk_lengths_agree_with_single_ones() {
     let lengths = vec![lengths(100, 0, 9, 1)];
     let mut out = [0; 3];
-    lengths.gather(0, &[5, 99, 0], &mut out);
+    lengths.gather(0, &[5, 99, 0], &mut out).unwrap();
     assert_eq!(out, [5, 99, 0].map(|row| lengths.length(0, row)));
 }

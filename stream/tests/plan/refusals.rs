@@ -1,6 +1,10 @@
 //! What is refused, and what the message says.
 
-use corpusmill_stream::{Error, OrderSpec, Passes, Selection, SourceRows, State, Unmeasured, Until};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use corpusmill_stream::{
+    Error, Lengths, LengthsError, OrderSpec, Passes, Selection, SourceRows, State, Unmeasured, Until,
+};
 
 use super::*;
 
@@ -232,4 +236,47 @@ fn specifications_travel_as_json() {
         panic!("an unknown field")
     };
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("sneed"));
+}
+
+/// Lengths that fail for a while.
+struct Flaky(Vec<Vec<u32>>, AtomicU32);
+
+impl Lengths for Flaky {
+    fn length(&self, source: usize, row: u64) -> u32 {
+        self.0.length(source, row)
+    }
+
+    fn gather(&self, source: usize, rows: &[u64], out: &mut [u32]) -> Result<(), LengthsError> {
+        if self.1.fetch_add(1, Ordering::Relaxed) % 4 == 3 {
+            return Err("the disk is gone".into());
+        }
+        self.0.gather(source, rows, out)
+    }
+}
+
+#[test]
+fn lengths_that_cannot_be_read_leave_nothing_behind() {
+    let (spec, lengths) = three_sources();
+    let reference = plan(&spec, &lengths);
+    let flaky = Plan::new(spec, Arc::new(Flaky(lengths, AtomicU32::new(0)))).unwrap();
+    let mut failures = 0;
+    for step in [0, 30, 31, 7, 60] {
+        let got = loop {
+            match flaky.step(step) {
+                Ok(got) => break got,
+                Err(error) => {
+                    failures += 1;
+                    assert!(error.retry() && error.to_string().contains("of source"), "{error}");
+                    assert_eq!(
+                        std::error::Error::source(&error).unwrap().to_string(),
+                        "the disk is gone"
+                    );
+                }
+            }
+        };
+        assert_eq!(got, reference.step(step).unwrap(), "step {step}");
+    }
+    assert!(failures > 10, "{failures}");
+    let short = Plan::new(reference.spec().clone(), Arc::new(vec![vec![1; 10_003], vec![1; 7]])).unwrap();
+    assert!(matches!(short.step(0), Err(Error::Lengths { source_name, .. }) if source_name == "code"));
 }
