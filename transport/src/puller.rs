@@ -1,0 +1,634 @@
+//! A session on the trainer: descriptors in, verified bodies out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::choose::{Wanted, wanted};
+use crate::handshake::{self, send, unexpected};
+use crate::link::{self, Ending, Outbox, Release, Timeouts, within};
+use crate::pool::{Body, TrainerMemory};
+use crate::ring::Layout;
+use crate::transport::{self, Arrival, Import, ImportContext};
+use crate::wire::{Frame, read_trusted};
+use crate::{Checksum, Choice, Descriptor, Error, Kind, Refusal, Result, Token, host, tcp};
+
+/// How far ahead of the oldest body that was not pulled a sequence number may be.
+const WINDOW: u64 = 1 << 16;
+/// Bodies up to this size are hashed where they are: handing them to another thread costs more.
+const VERIFY_INLINE_BYTES: usize = 512 << 10;
+
+/// What a trainer asks for.
+#[derive(Debug)]
+pub struct PullOptions {
+    /// The secret shared with the worker.
+    pub token: Token,
+    /// The transport. Default: `auto`.
+    pub choice: Choice,
+    /// Slots of the worker's ring that this session wants. Default 4.
+    pub slots: u32,
+    /// Bytes of a slot: the largest body. Default 16 MiB.
+    pub slot_bytes: u64,
+    /// Slots of the trainer's own, for the transports that copy (rdma, tcp). Default 4.
+    pub own_slots: u32,
+    /// Reads that may be under way at once. Default 4.
+    pub outstanding: u32,
+    /// Weakest checksum that is accepted. Default: what [`Kind::default_checksum`] says.
+    pub checksum_least: Option<Checksum>,
+    /// Sent along for the worker's application. At most 1 MiB.
+    pub application: Bytes,
+    /// Where bodies are read to. Default: host memory.
+    pub memory: TrainerMemory,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+}
+
+impl PullOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new(token: Token) -> Self {
+        Self {
+            token,
+            choice: Choice::Auto,
+            slots: 4,
+            slot_bytes: 16 << 20,
+            own_slots: 4,
+            outstanding: 4,
+            checksum_least: None,
+            application: Bytes::new(),
+            memory: TrainerMemory::Host,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// What a session has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PullStats {
+    /// Bodies pulled and verified.
+    pub pulled: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Descriptors refused and bodies found corrupt.
+    pub refused: u64,
+    /// Time spent in [`Puller::next`] waiting for descriptors, in microseconds.
+    pub waited_us: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    pulled: AtomicU64,
+    bytes: AtomicU64,
+    refused: AtomicU64,
+    waited_us: AtomicU64,
+}
+
+/// A worker's session, the trainer's half.
+///
+/// ```text
+///  next().await ─▶ Descriptor ─▶ pull(&descriptor) ─▶ checks ─▶ read ─▶ xxh3 ─▶ Body ─▶ dropped: slots are free again
+/// ```
+/// Several pulls may run at once, in any order. Dropping the puller ends the session; bodies stay valid.
+pub struct Puller {
+    import: Box<dyn Import>,
+    ending: Arc<Ending>,
+    outbox: Outbox,
+    descriptors: tokio::sync::Mutex<mpsc::Receiver<Descriptor>>,
+    ended: Arc<AtomicBool>,
+    claims: Mutex<Claims>,
+    session: u64,
+    layout: Layout,
+    kind: Kind,
+    checksum: Checksum,
+    device: bool,
+    counters: Counters,
+}
+
+impl std::fmt::Debug for Puller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Puller")
+            .field("session", &self.session)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session as the worker granted it.
+struct Granted {
+    stream: TcpStream,
+    import: Box<dyn Import>,
+    ending: Arc<Ending>,
+    session: u64,
+    layout: Layout,
+    kind: Kind,
+    checksum: Checksum,
+}
+
+impl Puller {
+    /// Opens a session with the worker at `address`.
+    ///
+    /// Under `auto`, a transport that fails while it is set up is left out and the next one tried; what was chosen and
+    /// why is logged.
+    ///
+    /// # Errors
+    /// `PeerLost` when nobody is there, `Unauthorized`, `Version`, `Unavailable` when a forced transport does not
+    /// work, `OverLimit` when the worker has no room, `Memory`, `Timeout`, `Protocol`.
+    pub async fn connect(address: SocketAddr, mut options: PullOptions) -> Result<Self> {
+        let mut failed: Vec<Kind> = Vec::new();
+        loop {
+            let memory = match &options.memory {
+                TrainerMemory::Host => TrainerMemory::Host,
+                TrainerMemory::Dmabuf {
+                    fd,
+                    offset,
+                    length,
+                    address,
+                } => TrainerMemory::Dmabuf {
+                    fd: fd
+                        .try_clone()
+                        .map_err(|e| Error::io("duplicating a dmabuf's descriptor", e))?,
+                    offset: *offset,
+                    length: *length,
+                    address: *address,
+                },
+            };
+            let mut tried = None;
+            match open(address, &options, memory, &failed, &mut tried).await {
+                Ok(granted) => return Ok(Self::start(granted, &mut options)),
+                Err(error) => match tried {
+                    Some(kind) if options.choice == Choice::Auto && kind != Kind::Tcp && !failed.contains(&kind) => {
+                        tracing::warn!(%address, %kind, %error, "transport not set up, trying the next");
+                        failed.push(kind);
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn start(granted: Granted, options: &mut PullOptions) -> Self {
+        let Granted {
+            stream,
+            import,
+            ending,
+            session,
+            layout,
+            kind,
+            checksum,
+        } = granted;
+        // a worker can have no more than its slots on the way
+        let (queue, descriptors) = mpsc::channel(layout.slots as usize);
+        let (ended, peer) = (Arc::new(AtomicBool::new(false)), ending.peer.clone());
+        let all = Arc::clone(&ended);
+        let mut queue = Some(queue);
+        let outbox = link::start(stream, &ending, options.timeouts, move |frame| match (frame, &queue) {
+            (Frame::Descriptor(descriptor), Some(sender)) => sender
+                .try_send(descriptor)
+                .map_err(|_| Error::protocol(&peer, "more descriptors than the session has slots")),
+            (Frame::End { .. }, Some(_)) => {
+                all.store(true, Ordering::Release);
+                queue = None;
+                Ok(())
+            }
+            (other, _) => Err(unexpected(&peer, "a descriptor", other)),
+        });
+        Self {
+            import,
+            ending,
+            outbox,
+            descriptors: tokio::sync::Mutex::new(descriptors),
+            ended,
+            claims: Mutex::new(Claims::new(layout.slots)),
+            session,
+            layout,
+            kind,
+            checksum,
+            device: matches!(options.memory, TrainerMemory::Dmabuf { .. }),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Number of the session, as in its descriptors.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// The transport that was chosen.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the session's checksums cover.
+    #[must_use]
+    pub fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    /// Slots of the worker's ring in this session.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.layout.slots
+    }
+
+    /// Bytes of a slot, whole pages.
+    #[must_use]
+    pub fn slot_bytes(&self) -> u64 {
+        self.layout.slot_bytes
+    }
+
+    /// Waits for the worker's next descriptor; `None` when it has sent all. Cancel safe.
+    ///
+    /// # Errors
+    /// The session's end, once the descriptors that came before it are taken.
+    pub async fn next(&self) -> Result<Option<Descriptor>> {
+        let started = Instant::now();
+        let mut descriptors = self.descriptors.lock().await;
+        let next = match descriptors.try_recv() {
+            Ok(descriptor) => Ok(Some(descriptor)),
+            Err(_) => match self.ending.unless(descriptors.recv()).await {
+                Ok(Some(descriptor)) => Ok(Some(descriptor)),
+                Ok(None) | Err(_) if self.ended.load(Ordering::Acquire) => Ok(None),
+                Ok(None) => Err(self.ending.wait().await),
+                Err(error) => Err(error),
+            },
+        };
+        self.counters
+            .waited_us
+            .fetch_add(started.elapsed().as_micros() as u64, Ordering::Relaxed);
+        next
+    }
+
+    /// Checks a descriptor, reads its body, verifies it, and frees the worker's slot: at once where the body is a
+    /// copy, when the body is dropped where it is the slot itself.
+    ///
+    /// Waits for one of the trainer's own slots, without a limit: that is the caller's back-pressure. A pull that is
+    /// dropped, or finds the body corrupt, leaves the descriptor to be pulled again.
+    ///
+    /// # Errors
+    /// `Refused` for a descriptor that breaks a rule (nothing else happens), `Corrupt` (worth one more try), `Timeout`,
+    /// `Rdma`, or the session's end. Refusals and corrupt bodies are logged here, for whoever looks after the job.
+    pub async fn pull(&self, descriptor: &Descriptor) -> Result<Body> {
+        let outcome = self.attempt(descriptor).await;
+        match &outcome {
+            Ok(body) => {
+                self.counters.pulled.fetch_add(1, Ordering::Relaxed);
+                self.counters.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+            }
+            Err(error @ (Error::Refused { .. } | Error::Corrupt { .. })) => {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(peer = self.ending.peer, kind = %self.kind, %error, "body refused");
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn attempt(&self, descriptor: &Descriptor) -> Result<Body> {
+        self.check(descriptor)?;
+        let claim = Claim::take(&self.claims, descriptor)?;
+        let Arrival { body, xxh3, copied } = self.import.read(descriptor, self.checksum, &self.outbox).await?;
+        let body = if self.device {
+            body
+        } else {
+            verify(descriptor, body, xxh3).await?
+        };
+        claim.keep();
+        body.accept();
+        if copied {
+            let Descriptor {
+                slot, generation, seq, ..
+            } = *descriptor;
+            let release = Release::held(self.outbox.clone(), slot, generation, seq);
+            release.arm();
+        }
+        Ok(body)
+    }
+
+    fn check(&self, descriptor: &Descriptor) -> Result<()> {
+        if descriptor.session != self.session {
+            let detail = format!("this is session {:016x}", self.session);
+            return Err(descriptor.refused(Refusal::WrongSession, detail));
+        }
+        if !self
+            .layout
+            .contains(descriptor.slot, descriptor.offset, descriptor.length)
+        {
+            let Descriptor { offset, length, .. } = descriptor;
+            let Layout { slots, slot_bytes } = self.layout;
+            let detail = format!("offset {offset} and length {length} in {slots} slots of {slot_bytes} bytes");
+            return Err(descriptor.refused(Refusal::OutOfBounds, detail));
+        }
+        if descriptor.checksum < self.checksum {
+            let detail = format!("{:?} where the session has {:?}", descriptor.checksum, self.checksum);
+            return Err(descriptor.refused(Refusal::WeakChecksum, detail));
+        }
+        Ok(())
+    }
+
+    /// Waits until the session is over and says how it ended. Cancel safe.
+    pub async fn closed(&self) -> Error {
+        self.ending.wait().await
+    }
+
+    /// What was pulled and refused, and how long descriptors were waited for.
+    #[must_use]
+    pub fn stats(&self) -> PullStats {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters {
+            pulled,
+            bytes,
+            refused,
+            waited_us,
+        } = &self.counters;
+        PullStats {
+            pulled: of(pulled),
+            bytes: of(bytes),
+            refused: of(refused),
+            waited_us: of(waited_us),
+        }
+    }
+}
+
+impl Drop for Puller {
+    fn drop(&mut self) {
+        self.ending.close("the trainer dropped the session");
+    }
+}
+
+/// Introduces itself, asks, and attaches to what is offered. `tried` tells which transport an error belongs to.
+async fn open(
+    address: SocketAddr,
+    options: &PullOptions,
+    memory: TrainerMemory,
+    except: &[Kind],
+    tried: &mut Option<Kind>,
+) -> Result<Granted> {
+    let (peer, limit) = (address.to_string(), options.timeouts.handshake);
+    let ours = host::identity();
+    let device = matches!(memory, TrainerMemory::Dmabuf { .. });
+    let (mut stream, introduction) = within("connecting to a worker", limit, async {
+        let mut stream = tcp::connect(address).await?;
+        let introduction = handshake::introduce(&mut stream, &peer, &options.token, 0).await?;
+        Ok((stream, introduction))
+    })
+    .await?;
+    let wanted = wanted(options.choice, introduction.host == ours.as_bytes(), device, except)?;
+    let accept = within(
+        "opening a session",
+        limit * 2,
+        ask(&mut stream, &peer, options, ours, &wanted),
+    )
+    .await?;
+    let Frame::Accept {
+        session,
+        kind,
+        checksum,
+        slots,
+        slot_bytes,
+        why,
+        offer,
+    } = accept
+    else {
+        return Err(unexpected(&peer, "an offer", accept));
+    };
+    let strange = |what: String| Error::protocol(&peer, what);
+    let kind = Kind::from_code(kind).filter(|kind| wanted.kinds.contains(kind));
+    let kind = kind.ok_or_else(|| strange("an offer of a transport that was not asked for".to_owned()))?;
+    *tried = Some(kind);
+    let checksum = Checksum::from_code(checksum).ok_or_else(|| strange(format!("checksum mode {checksum}")))?;
+    let least = options.checksum_least.unwrap_or(kind.default_checksum());
+    if checksum < least {
+        return Err(strange(format!(
+            "checksums of mode {checksum:?} where {least:?} is the least this trainer takes"
+        )));
+    }
+    let layout = Layout::new(slots, slot_bytes)?;
+    let ending = Ending::new(&peer);
+    let context = ImportContext {
+        address,
+        session,
+        secret: introduction.secret,
+        layout,
+        offer,
+        outstanding: options.outstanding,
+        slots: options.own_slots,
+        memory,
+        ending: Arc::clone(&ending),
+        timeouts: options.timeouts,
+    };
+    let import = within("setting up a transport", limit * 2, transport::of(kind).import(context)).await?;
+    within("attaching to a ring", limit * 2, async {
+        send(&mut stream, &peer, &Frame::Attach { reply: import.reply() }).await?;
+        match read_trusted(&mut stream, &peer).await? {
+            Frame::Ready => Ok(()),
+            other => Err(unexpected(&peer, "that bodies may flow", other)),
+        }
+    })
+    .await?;
+    let (with, skipped) = (String::from_utf8_lossy(&why), wanted.why());
+    tracing::info!(peer, session, %kind, choice = %options.choice, %with, skipped, "transport chosen");
+    Ok(Granted {
+        stream,
+        import,
+        ending,
+        session,
+        layout,
+        kind,
+        checksum,
+    })
+}
+
+async fn ask(
+    stream: &mut TcpStream,
+    peer: &str,
+    options: &PullOptions,
+    host: String,
+    wanted: &Wanted,
+) -> Result<Frame> {
+    let open = Frame::Open {
+        host: host.into(),
+        kinds: wanted.kinds.iter().map(|kind| kind.code()).collect(),
+        slots: options.slots,
+        slot_bytes: options.slot_bytes,
+        application: options.application.clone(),
+    };
+    send(stream, peer, &open).await?;
+    read_trusted(stream, peer).await
+}
+
+/// Compares a body's checksum with its descriptor's.
+async fn verify(descriptor: &Descriptor, body: Body, known: Option<u64>) -> Result<Body> {
+    let (checksum, expected, seq) = (descriptor.checksum, descriptor.xxh3, descriptor.seq);
+    let found = match known {
+        Some(found) => found,
+        None if checksum == Checksum::Full && body.len() > VERIFY_INLINE_BYTES => {
+            let shared = body.clone();
+            let hashed = tokio::task::spawn_blocking(move || checksum.of(shared.host().unwrap_or_default())).await;
+            hashed.map_err(|e| Error::io("hashing a body", std::io::Error::other(e)))?
+        }
+        None => checksum.of(body.host().unwrap_or_default()),
+    };
+    if found == expected {
+        Ok(body)
+    } else {
+        Err(Error::Corrupt { seq, expected, found })
+    }
+}
+
+/// Which sequence numbers and generations were taken.
+#[derive(Debug)]
+struct Claims {
+    /// All sequence numbers below were taken.
+    low: u64,
+    /// Those from `low` on that were, and whether their bodies have arrived.
+    taken: BTreeMap<u64, bool>,
+    /// Last generation pulled from each slot.
+    generations: Vec<u64>,
+}
+
+impl Claims {
+    fn new(slots: u32) -> Self {
+        Self {
+            low: 0,
+            taken: BTreeMap::new(),
+            generations: vec![0; slots as usize],
+        }
+    }
+
+    fn take(&mut self, descriptor: &Descriptor) -> Result<()> {
+        let seq = descriptor.seq;
+        if seq < self.low || self.taken.contains_key(&seq) {
+            let detail = format!("sequence {seq} is taken, {} is the first that is not", self.low);
+            return Err(descriptor.refused(Refusal::Replayed, detail));
+        }
+        if seq - self.low >= WINDOW {
+            let detail = format!("sequence {} was not pulled yet, the window is {WINDOW}", self.low);
+            return Err(descriptor.refused(Refusal::OutOfWindow, detail));
+        }
+        let last = self.generations[descriptor.slot as usize];
+        if descriptor.generation <= last {
+            let detail = format!("generation {} after {last} was pulled", descriptor.generation);
+            return Err(descriptor.refused(Refusal::StaleGeneration, detail));
+        }
+        self.taken.insert(seq, false);
+        Ok(())
+    }
+
+    fn keep(&mut self, seq: u64, (slot, generation): (u32, u64)) {
+        let last = &mut self.generations[slot as usize];
+        *last = generation.max(*last);
+        self.taken.insert(seq, true);
+        while self.taken.get(&self.low) == Some(&true) {
+            self.taken.remove(&self.low);
+            self.low += 1;
+        }
+    }
+}
+
+/// A sequence number while its body is being read; given back unless it is kept.
+struct Claim<'a> {
+    claims: &'a Mutex<Claims>,
+    seq: u64,
+    place: (u32, u64),
+    kept: bool,
+}
+
+impl<'a> Claim<'a> {
+    fn take(claims: &'a Mutex<Claims>, descriptor: &Descriptor) -> Result<Self> {
+        lock(claims).take(descriptor)?;
+        let place = (descriptor.slot, descriptor.generation);
+        Ok(Self {
+            claims,
+            seq: descriptor.seq,
+            place,
+            kept: false,
+        })
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+        lock(self.claims).keep(self.seq, self.place);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            lock(self.claims).taken.remove(&self.seq);
+        }
+    }
+}
+
+fn lock(claims: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
+    claims.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(seq: u64, slot: u32, generation: u64) -> Descriptor {
+        Descriptor {
+            session: 1,
+            seq,
+            generation,
+            slot,
+            offset: 0,
+            length: 1,
+            checksum: Checksum::Full,
+            xxh3: 0,
+            metadata: Bytes::new(),
+        }
+    }
+
+    fn refusal(result: Result<Claim<'_>>) -> Refusal {
+        match result.map(drop) {
+            Err(Error::Refused { refusal, .. }) => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_sequence_number_is_taken_once_in_any_order() {
+        let claims = Mutex::new(Claims::new(4));
+        let first = Claim::take(&claims, &descriptor(0, 0, 1)).unwrap();
+        Claim::take(&claims, &descriptor(1, 1, 1)).unwrap().keep();
+        assert_eq!(
+            refusal(Claim::take(&claims, &descriptor(0, 0, 1))),
+            Refusal::Replayed,
+            "it is under way"
+        );
+        drop(first);
+        Claim::take(&claims, &descriptor(0, 0, 1)).unwrap().keep();
+        for seq in [0, 1] {
+            assert_eq!(refusal(Claim::take(&claims, &descriptor(seq, 2, 1))), Refusal::Replayed);
+        }
+        assert_eq!(lock(&claims).low, 2);
+        assert!(lock(&claims).taken.is_empty(), "what is below `low` is not kept");
+    }
+
+    #[test]
+    fn an_old_generation_and_a_far_sequence_are_refused() {
+        let claims = Mutex::new(Claims::new(1));
+        Claim::take(&claims, &descriptor(0, 0, 3)).unwrap().keep();
+        for generation in [0, 2, 3] {
+            assert_eq!(
+                refusal(Claim::take(&claims, &descriptor(1, 0, generation))),
+                Refusal::StaleGeneration
+            );
+        }
+        assert_eq!(
+            refusal(Claim::take(&claims, &descriptor(1 + WINDOW, 0, 4))),
+            Refusal::OutOfWindow
+        );
+        Claim::take(&claims, &descriptor(WINDOW, 0, 4)).unwrap();
+    }
+}
