@@ -38,6 +38,8 @@ struct Progress<T> {
     /// Size of the largest item of this run: what a running step is counted as.
     bytes_item: usize,
     bytes_peak: usize,
+    /// Set when the trainer was told of a failure: its next request tries again.
+    failed: bool,
     /// Set when a step failed or the plan ended: nothing behind it is started.
     closed: bool,
     stop: bool,
@@ -74,6 +76,7 @@ impl<P: Produce> Prefetcher<P> {
             bytes_ready: 0,
             bytes_item: 0,
             bytes_peak: 0,
+            failed: false,
             closed: false,
             stop: false,
         };
@@ -103,6 +106,13 @@ impl<P: Produce> Prefetcher<P> {
     pub(crate) fn take(&self) -> Result<Option<P::Item>> {
         let mut progress = lock(&self.shared);
         let step = progress.next_take;
+        if std::mem::take(&mut progress.failed) {
+            // The failed step is tried again, and so are those behind it that failed; what was made is kept.
+            progress.ready.retain(|_, result| matches!(result, Ok(Some(_))));
+            progress.closed = false;
+            progress.next_start = step;
+            self.shared.startable.notify_all();
+        }
         loop {
             if let Some(result) = progress.ready.remove(&step) {
                 match &result {
@@ -114,23 +124,13 @@ impl<P: Produce> Prefetcher<P> {
                         // The end stays the end for whoever asks again.
                         progress.ready.insert(step, Ok(None));
                     }
-                    Err(_) => {
-                        // Steps behind it are kept; workers may fill the gap again.
-                        progress.closed = false;
-                        progress.next_start = step;
-                    }
+                    Err(_) => progress.failed = true,
                 }
                 self.shared.startable.notify_all();
                 return result;
             }
             progress = self.shared.finished.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    /// Says whether the next step is ready, without waiting.
-    pub(crate) fn is_ready(&self) -> bool {
-        let progress = lock(&self.shared);
-        progress.ready.contains_key(&progress.next_take)
     }
 
     /// The most bytes of finished batches that were held at once.
@@ -174,7 +174,8 @@ fn claim<P: Produce>(shared: &Shared<P>) -> Option<u64> {
         let step = progress.next_start;
         let held = progress.bytes_ready + (progress.running.len() + 1) * progress.bytes_item;
         let wanted_now = step == progress.next_take;
-        let room = held <= shared.bytes_max && step - progress.next_take < STEPS_AHEAD_MAX;
+        // Before the first is made its size is unknown: one at a time.
+        let room = progress.bytes_item > 0 && held <= shared.bytes_max && step - progress.next_take < STEPS_AHEAD_MAX;
         if !progress.closed && (wanted_now || room) {
             progress.next_start += 1;
             progress.running.insert(step);

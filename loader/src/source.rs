@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -16,8 +17,8 @@ use crate::error::{LoaderError, Result};
 const SCAN_BLOCKS: usize = 8;
 /// Row lengths are fetched in runs of so many rows.
 const LENGTHS_RUN: u64 = 1 << 16;
-/// Attempts to fetch row lengths while storage does not answer.
-const LENGTHS_ATTEMPTS: u32 = 3;
+/// Attempts to read while storage does not answer (the store's client has retried each by itself).
+const ATTEMPTS: u32 = 3;
 
 /// Where a block is.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +108,13 @@ impl Source {
     /// # Errors
     /// Those of the corpus crate, naming file and block.
     pub(crate) async fn read(&self, place: &BlockPlace, columns: &[&str]) -> Result<RecordBatch> {
-        Ok(self.reader.read_block(place.shard, place.block, Some(columns)).await?)
+        let mut attempt = 1;
+        loop {
+            match self.reader.read_block(place.shard, place.block, Some(columns)).await {
+                Ok(batch) => return Ok(batch),
+                Err(e) => before_retry(e.into(), &mut attempt).await?,
+            }
+        }
     }
 
     /// One row with the values of the partition columns of a shard.
@@ -238,17 +245,26 @@ impl RowLengths {
     }
 }
 
+/// Waits before another attempt, with growing pauses that differ between processes.
+///
+/// # Errors
+/// `e` itself, when another attempt is of no use or there were enough.
+async fn before_retry(e: LoaderError, attempt: &mut u32) -> Result<()> {
+    if !e.retry() || *attempt == ATTEMPTS {
+        return Err(e);
+    }
+    let jitter_ms = u64::from(std::process::id() % 50);
+    tokio::time::sleep(Duration::from_millis((100 << *attempt) + jitter_ms)).await;
+    *attempt += 1;
+    Ok(())
+}
+
 async fn fetch(lengths: &SourceLengths, rows: Range<u64>) -> Result<Vec<u32>> {
     let mut attempt = 1;
     loop {
         match lengths.reader.read(&lengths.column, rows.clone()).await {
             Ok(run) => return Ok(run),
-            Err(e) if e.retry() && attempt < LENGTHS_ATTEMPTS => {
-                let wait_ms = 100u64 << attempt;
-                tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
-                attempt += 1;
-            }
-            Err(e) => return Err(e.into()),
+            Err(e) => before_retry(e.into(), &mut attempt).await?,
         }
     }
 }

@@ -32,7 +32,7 @@ def test_each_row_once_an_epoch(warehouse, shape):
     tokens = 0
     for batch in corpusmill.Loader(plan, fields=FIELDS):
         drawn.update(slots(batch))
-        tokens += int(batch.__getitem__("doc_length" if shape else "lengths").sum())
+        tokens += int(batch["doc_length" if shape else "lengths"].sum())
     table = warehouse.tables["posts@0"]
     lengths = [len(r) for r in table["input_ids"].to_pylist()]
     assert tokens == 3 * sum(lengths)

@@ -26,6 +26,8 @@ pub(super) struct Chosen {
     pub(super) filter: Option<(String, Selection)>,
     /// The column, and value, weight and rows of each class.
     pub(super) balance: Option<(String, Vec<(String, f64, Selection)>)>,
+    /// Every class that has rows, with a weight or not.
+    classes_found: BTreeSet<String>,
 }
 
 /// Works out the rows of every source.
@@ -86,8 +88,7 @@ fn check_class_column(source: &Source, column: &str) -> Result<()> {
 
 /// Checks that every class with a weight has rows in some source.
 fn check_classes(column: &str, weights: &BTreeMap<String, f64>, all: &[Chosen]) -> Result<()> {
-    let found: BTreeSet<&str> =
-        all.iter().flat_map(|c| &c.balance).flat_map(|(_, classes)| classes).map(|(v, _, _)| v.as_str()).collect();
+    let found: BTreeSet<&str> = all.iter().flat_map(|c| &c.classes_found).map(String::as_str).collect();
     for value in weights.keys() {
         if !found.contains(value.as_str()) {
             let known: Vec<&str> = found.iter().copied().collect();
@@ -104,7 +105,7 @@ async fn choose_one(
     balance: Option<(&String, &BTreeMap<String, f64>)>,
 ) -> Result<Chosen> {
     if predicate.is_none() && balance.is_none() {
-        return Ok(Chosen { filter: None, balance: None });
+        return Ok(Chosen { filter: None, balance: None, classes_found: BTreeSet::new() });
     }
     let mut rows = RowsFound::new(source.rows);
     let mut to_read: Vec<BlockPlace> = Vec::new();
@@ -127,9 +128,11 @@ async fn choose_one(
     let columns = columns.into_iter().map(str::to_owned).collect();
     let each = |place, batch| rows.add(&place, &batch, predicate.as_ref(), balance.map(|(c, _)| c.as_str()));
     source.scan(to_read, columns, each).await?;
+    let classes_found = rows.by_class.keys().cloned().collect();
     let balance = balance.map(|(column, weights)| (column.clone(), rows.classes(source.rows, weights)));
     let text = predicate.map(|p| p.to_string());
-    Ok(Chosen { filter: text.map(|text| (text, Selection::from_bits(source.rows, rows.words))), balance })
+    let filter = text.map(|text| (text, Selection::from_bits(source.rows, rows.words)));
+    Ok(Chosen { filter, balance, classes_found })
 }
 
 /// What a scan has found so far.
