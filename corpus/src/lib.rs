@@ -22,6 +22,7 @@ mod canonical;
 mod column;
 mod digest;
 mod error;
+mod export;
 mod key;
 mod lengths;
 mod manifest;
@@ -34,6 +35,7 @@ mod warehouse;
 pub use column::{Column, ColumnType, arrow_schema, columns_of, stored_schema, to_stored};
 pub use digest::{Checksum, RowDigest};
 pub use error::{CorpusError, Result};
+pub use export::{ExportFormat, ExportOptions, ExportReport, export};
 pub use key::{key_hashes, shard_of};
 pub use lengths::{LengthsFile, LengthsReader, ListLength, write_lengths};
 pub use manifest::{

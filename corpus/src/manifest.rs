@@ -7,13 +7,16 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::column::{Column, arrow_schema};
-use crate::digest::RowDigest;
-use crate::error::{CorpusError, Result};
+use crate::digest::{Checksum, RowDigest};
+use crate::error::{CorpusError, RESTORE, Result};
 use crate::lengths::LengthsFile;
 use crate::shard::ShardFile;
 
 /// The format that this release writes and the newest that it reads.
 pub const MANIFEST_FORMAT: u32 = 1;
+
+/// How the field with the checksum begins, at the end of the text.
+const CHECKSUM_FIELD: &str = ",\n  \"xxh3\": \"";
 
 /// What a version of a corpus is made of and where it came from. JSON, `"format": 1`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -195,28 +198,36 @@ impl Manifest {
         self.shard_files = shard_files;
     }
 
-    /// The file's text, ending with a line feed.
+    /// The file's text: its last field, `xxh3`, is the checksum of all bytes before that field.
     ///
     /// # Errors
     /// [`CorpusError::Format`] if it is not consistent, as [`Manifest::from_json`] would say on reading it.
     pub fn to_json(&self) -> Result<String> {
         self.check("manifest to be written")?;
-        let text = serde_json::to_string_pretty(self)
+        let mut text = serde_json::to_string_pretty(self)
             .map_err(|e| CorpusError::format("manifest to be written", e.to_string()))?;
-        Ok(text + "\n")
+        text.truncate(text.len() - "\n}".len());
+        let checksum = Checksum::of(text.as_bytes());
+        Ok(format!("{text}{CHECKSUM_FIELD}{checksum}\"\n}}\n"))
     }
 
     /// Reads a manifest; `path` names it in errors.
     ///
     /// # Errors
-    /// [`CorpusError::Format`] if a newer release wrote it, or it is not a manifest, or contradicts itself.
+    /// [`CorpusError::Corrupt`] if it is not the text that was written, [`CorpusError::Format`] if a newer release
+    /// wrote it or it contradicts itself.
     pub fn from_json(path: &str, bytes: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct Head {
             format: u32,
         }
-        let head: Head = serde_json::from_slice(bytes)
-            .map_err(|e| CorpusError::format(path, format!("is not a manifest: {e}; {}", crate::error::RESTORE)))?;
+        let damaged = |found: String| CorpusError::Corrupt {
+            path: path.to_owned(),
+            place: "manifest".to_owned(),
+            found,
+            fix: RESTORE,
+        };
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| damaged(format!("is not JSON with a format: {e}")))?;
         if head.format == 0 || head.format > MANIFEST_FORMAT {
             let detail = format!(
                 "has manifest format {}, this release reads up to {MANIFEST_FORMAT}; use a newer corpusmill",
@@ -224,8 +235,15 @@ impl Manifest {
             );
             return Err(CorpusError::format(path, detail));
         }
-        let manifest: Self = serde_json::from_slice(bytes)
+        let end = format!("{CHECKSUM_FIELD}0123456789abcdef\"\n}}\n").len();
+        let body = &bytes[..bytes.len().saturating_sub(end)];
+        let expected = format!("{CHECKSUM_FIELD}{}\"\n}}\n", Checksum::of(body));
+        if !bytes.ends_with(expected.as_bytes()) {
+            return Err(damaged("its text is not what its checksum says".to_owned()));
+        }
+        let mut manifest: Self = serde_json::from_slice(bytes)
             .map_err(|e| CorpusError::format(path, format!("is not a manifest of format {}: {e}", head.format)))?;
+        manifest.more.remove("xxh3");
         manifest.check(path)?;
         Ok(manifest)
     }

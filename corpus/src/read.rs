@@ -194,7 +194,7 @@ impl CorpusReader {
     }
 
     /// The fields of the columns that are asked for.
-    fn projection(&self, columns: Option<&[&str]>) -> Result<SchemaRef> {
+    pub(crate) fn projection(&self, columns: Option<&[&str]>) -> Result<SchemaRef> {
         let Some(columns) = columns else { return Ok(self.schema.clone()) };
         let field = |name: &&str| {
             self.schema.field_with_name(name).cloned().map_err(|_| {

@@ -13,6 +13,7 @@ use crate::lengths::LengthsFile;
 
 pub use partition::{partition_array, partition_value, shard_path};
 pub use statistics::ColumnStatistics;
+pub(crate) use writer::CREATED_BY;
 pub use writer::{ShardOptions, ShardPlace, ShardWriter};
 
 /// Rows of a block, unless an option says otherwise.

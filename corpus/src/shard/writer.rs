@@ -35,7 +35,7 @@ use crate::store::object_path;
 
 /// Readers take this apart as "application version x.y.z" to work around old writers' faults, so it has that form;
 /// it changes only together with the bytes that a shard has.
-const CREATED_BY: &str = "corpusmill version 1.0.0 (build corpusmill)";
+pub(crate) const CREATED_BY: &str = "corpusmill version 1.0.0 (build corpusmill)";
 
 /// How a shard is encoded; part of what its bytes depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

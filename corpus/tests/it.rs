@@ -1,0 +1,19 @@
+//! The formats from outside: written, damaged, read back by this crate and by others.
+
+#[path = "it/fixture.rs"]
+mod fixture;
+
+#[path = "it/damage.rs"]
+mod damage;
+#[path = "it/determinism.rs"]
+mod determinism;
+#[path = "it/export.rs"]
+mod export;
+#[path = "it/golden.rs"]
+mod golden;
+#[path = "it/python.rs"]
+mod python;
+#[path = "it/reading.rs"]
+mod reading;
+#[path = "it/warehouse.rs"]
+mod warehouse;
