@@ -122,17 +122,17 @@ mod tests {
         let s = strings(&[Some("añb"), None, Some(""), Some("a longer string than twelve")]);
         let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
         for t in [DataType::LargeUtf8, DataType::Utf8View, dictionary] {
-            assert_eq!(hex(&[cast(&s, &t).unwrap()]), hex(&[s.clone()]), "{t}");
+            assert_eq!(hex(&[cast(&s, &t).unwrap()]), hex(std::slice::from_ref(&s)), "{t}");
         }
         let i: ArrayRef = Arc::new(Int8Array::from(vec![Some(5), None, Some(0), Some(127)]));
         for t in [DataType::Int64, DataType::UInt8, DataType::UInt64, DataType::Int32] {
-            assert_eq!(hex(&[cast(&i, &t).unwrap()]), hex(&[i.clone()]), "{t}");
+            assert_eq!(hex(&[cast(&i, &t).unwrap()]), hex(std::slice::from_ref(&i)), "{t}");
         }
         let ts: ArrayRef = Arc::new(TimestampSecondArray::from(vec![Some(1_700_000_000), None, Some(-1)]));
         for unit in [TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond] {
             assert_eq!(
                 hex(&[cast(&ts, &DataType::Timestamp(unit, None)).unwrap()]),
-                hex(&[ts.clone()])
+                hex(std::slice::from_ref(&ts))
             );
         }
         let d: ArrayRef = Arc::new(

@@ -24,6 +24,7 @@ mod error;
 mod exact_sum;
 mod hash;
 mod lang;
+pub mod minhash;
 pub mod pii;
 mod psi;
 pub mod quality;

@@ -125,11 +125,8 @@ fn float<'a, P: ArrowPrimitiveType>(array: &'a dyn Array, widen: fn(P::Native) -
     let a = array.as_primitive::<P>();
     Box::new(move |row, out| {
         let value = widen(a.value(row));
-        let canonical = match value {
-            x if x.is_nan() => f64::NAN,
-            x if x == 0.0 => 0.0,
-            x => x,
-        };
+        // Adding positive zero turns -0.0 into it, and changes nothing else.
+        let canonical = if value.is_nan() { f64::NAN } else { value + 0.0 };
         tagged(out, FLOAT, &canonical.to_bits().to_le_bytes());
     })
 }

@@ -24,10 +24,9 @@ pub(super) fn verified(kind: PiiKind, text: &str, at: Range<usize>) -> Option<Ra
         }
         PiiKind::Iban => iban(found).map(|len| at.start..at.start + len),
         PiiKind::CreditCard => {
-            let glued = |c: Option<char>| c.is_some_and(|c| matches!(c, '.' | '-' | '+' | '/' | '_'));
-            let decimal = before == Some('.')
-                || (after == Some('.') && text[at.end + 1..].starts_with(|c: char| c.is_ascii_digit()));
-            (!decimal && !(glued(before) && before != Some('-')) && card(found)).then_some(at)
+            let part_of_number = matches!(before, Some('.' | '+' | '/' | '_'))
+                || after == Some('.') && text[at.end + 1..].starts_with(|c: char| c.is_ascii_digit());
+            (!part_of_number && card(found)).then_some(at)
         }
         PiiKind::Ip => ip(text, at, before, after),
         PiiKind::Phone => phone(text, at, before, after),
@@ -124,7 +123,7 @@ fn card(found: &str) -> bool {
             }
         })
         .sum();
-    known && sum % 10 == 0 && digits.iter().any(|d| *d != digits[0])
+    known && sum.is_multiple_of(10) && digits.iter().any(|d| *d != digits[0])
 }
 
 fn ip(text: &str, at: Range<usize>, before: Option<char>, after: Option<char>) -> Option<Range<usize>> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 
 use unicode_segmentation::UnicodeSegmentation;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The words, lines and paragraphs of a text.
 pub(super) struct Document<'a> {
@@ -20,6 +21,8 @@ pub(super) struct Document<'a> {
 pub(super) struct Piece<'a> {
     pub(super) text: &'a str,
     pub(super) chars: usize,
+    /// xxh3 of the text, so that n-grams are compared by one number.
+    hash: u64,
     /// Holds a letter or a digit.
     pub(super) is_word: bool,
     /// Holds a letter.
@@ -34,6 +37,7 @@ impl<'a> Document<'a> {
             .map(|text| Piece {
                 text,
                 chars: text.chars().count(),
+                hash: xxh3_64(text.as_bytes()),
                 is_word: text.chars().any(char::is_alphanumeric),
                 is_alpha: text.chars().any(char::is_alphabetic),
             })
@@ -91,27 +95,24 @@ impl<'a> Document<'a> {
     /// Share of the characters that the most frequent `n`-gram of pieces covers, if it is there more than once; of
     /// several as frequent, the longest.
     pub(super) fn top_ngram(&self, n: usize) -> f64 {
-        let mut counts: HashMap<Vec<&str>, usize> = HashMap::new();
+        // Occurrences and characters, by hash of the n-gram.
+        let mut counts: HashMap<u64, (usize, usize)> = HashMap::with_capacity(self.pieces.len());
         for window in self.pieces.windows(n) {
-            *counts.entry(window.iter().map(|p| p.text).collect()).or_default() += 1;
+            let entry = counts.entry(ngram_hash(window)).or_default();
+            *entry = (entry.0 + 1, window.iter().map(|p| p.chars).sum());
         }
-        let chars = |gram: &[&str]| gram.iter().map(|w| w.chars().count()).sum::<usize>();
-        let top = counts
-            .iter()
-            .filter(|(_, c)| **c > 1)
-            .map(|(gram, c)| (*c, chars(gram)))
-            .max();
+        let top = counts.into_values().filter(|(count, _)| *count > 1).max();
         // Overlapping occurrences can count a character twice.
         top.map_or(0.0, |(count, chars)| Self::share(count * chars, self.chars).min(1.0))
     }
 
     /// Share of the characters in `n`-grams of pieces that were there before, none counted twice.
     pub(super) fn repeated_ngrams(&self, n: usize) -> f64 {
-        let mut seen: HashSet<Vec<&str>> = HashSet::new();
+        let mut seen = HashSet::with_capacity(self.pieces.len());
         let (mut i, mut chars) = (0, 0);
         while i + n <= self.pieces.len() {
             let window = &self.pieces[i..i + n];
-            if seen.insert(window.iter().map(|p| p.text).collect()) {
+            if seen.insert(ngram_hash(window)) {
                 i += 1;
             } else {
                 chars += window.iter().map(|p| p.chars).sum::<usize>();
@@ -120,6 +121,13 @@ impl<'a> Document<'a> {
         }
         Self::share(chars, self.chars)
     }
+}
+
+/// One number for the words of an n-gram in their order (a polynomial in an odd base, so that order counts).
+fn ngram_hash(pieces: &[Piece<'_>]) -> u64 {
+    pieces.iter().fold(0, |hash: u64, piece| {
+        hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(piece.hash)
+    })
 }
 
 #[cfg(test)]
