@@ -23,13 +23,18 @@ fn block() -> Result<RecordBatch, Box<dyn Error>> {
     let mut list = ListBuilder::new(Int32Builder::new());
     for _ in 0..ROWS {
         for _ in 0..TOKENS {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let uniform = (state >> 11) as f64 / (1u64 << 53) as f64;
             list.values().append_value(30_000f64.powf(uniform) as i32);
         }
         list.append(true);
     }
-    Ok(RecordBatch::try_from_iter([("tokens", Arc::new(list.finish()) as ArrayRef)])?)
+    Ok(RecordBatch::try_from_iter([(
+        "tokens",
+        Arc::new(list.finish()) as ArrayRef,
+    )])?)
 }
 
 fn measure(batch: &RecordBatch, properties: WriterProperties) -> Result<(usize, f64), Box<dyn Error>> {
@@ -39,7 +44,9 @@ fn measure(batch: &RecordBatch, properties: WriterProperties) -> Result<(usize, 
     let mut best = Duration::MAX;
     for _ in 0..REPEATS {
         let start = Instant::now();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?.with_batch_size(ROWS).build()?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?
+            .with_batch_size(ROWS)
+            .build()?;
         let rows: usize = reader.map(|b| b.map(|b| b.num_rows())).sum::<Result<_, _>>()?;
         best = best.min(start.elapsed());
         assert_eq!(rows, ROWS);
@@ -57,17 +64,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("zstd 3", Compression::ZSTD(ZstdLevel::try_new(3)?)),
     ];
     println!("{ROWS} samples of {TOKENS} tokens, decoding on one core, best of {REPEATS}");
-    println!("{:<22} {:<8} {:>12} {:>12}", "encoding", "codec", "µs/sample", "bytes/token");
+    println!(
+        "{:<22} {:<8} {:>12} {:>12}",
+        "encoding", "codec", "µs/sample", "bytes/token"
+    );
     for encoding in ["dictionary", "plain", "delta binary packed", "byte stream split"] {
         for (name, compression) in compressions {
             let builder = WriterProperties::builder().set_compression(compression);
             let builder = match encoding {
                 "dictionary" => builder,
                 "plain" => builder.set_dictionary_enabled(false).set_encoding(Encoding::PLAIN),
-                "delta binary packed" => {
-                    builder.set_dictionary_enabled(false).set_encoding(Encoding::DELTA_BINARY_PACKED)
-                }
-                _ => builder.set_dictionary_enabled(false).set_encoding(Encoding::BYTE_STREAM_SPLIT),
+                "delta binary packed" => builder
+                    .set_dictionary_enabled(false)
+                    .set_encoding(Encoding::DELTA_BINARY_PACKED),
+                _ => builder
+                    .set_dictionary_enabled(false)
+                    .set_encoding(Encoding::BYTE_STREAM_SPLIT),
             };
             let (bytes, micros) = measure(&batch, builder.build())?;
             let per_token = bytes as f64 / (ROWS * TOKENS) as f64;

@@ -30,8 +30,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, GenericListArray, MapArray,
-    OffsetSizeTrait, PrimitiveArray, StructArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, GenericListArray, MapArray, OffsetSizeTrait,
+    PrimitiveArray, StructArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::*;
@@ -39,7 +39,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{CorpusError, Result};
 
-const _: () = assert!(cfg!(target_endian = "little"), "packed lists are copied from memory as they are");
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "packed lists are copied from memory as they are"
+);
 
 /// Appends the canonical encoding of one row of an array to a buffer.
 pub(crate) type Encoder = Box<dyn Fn(usize, &mut Vec<u8>) + Send + Sync>;
@@ -77,7 +80,11 @@ pub(crate) fn encoder(column: &str, array: &ArrayRef) -> Result<Encoder> {
     Ok(match array.nulls().filter(|n| n.null_count() > 0).cloned() {
         None => body,
         Some(nulls) => Box::new(move |row, out| {
-            if nulls.is_null(row) { out.push(NULL) } else { body(row, out) }
+            if nulls.is_null(row) {
+                out.push(NULL)
+            } else {
+                body(row, out)
+            }
         }),
     })
 }
@@ -91,7 +98,10 @@ fn plain(column: &str, array: &ArrayRef) -> Result<ArrayRef> {
         DataType::LargeListView(item) => DataType::LargeList(item.clone()),
         _ => return Ok(array.clone()),
     };
-    cast(array, &target).map_err(CorpusError::arrow(format!("column `{column}`: unpacking {}", array.data_type())))
+    cast(array, &target).map_err(CorpusError::arrow(format!(
+        "column `{column}`: unpacking {}",
+        array.data_type()
+    )))
 }
 
 fn tagged(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
@@ -182,7 +192,11 @@ fn body_encoder(column: &str, array: &ArrayRef) -> Result<Encoder> {
         UInt16 => integer::<UInt16Type>(array),
         UInt32 => integer::<UInt32Type>(array),
         UInt64 => primitive::<UInt64Type>(array, |v, out| {
-            tagged(out, if i64::try_from(v).is_ok() { INTEGER } else { UNSIGNED }, &v.to_le_bytes())
+            tagged(
+                out,
+                if i64::try_from(v).is_ok() { INTEGER } else { UNSIGNED },
+                &v.to_le_bytes(),
+            )
         }),
         Float16 => primitive::<Float16Type>(array, |v, out| {
             tagged(out, FLOAT, &float_bits(v.to_f64()).to_le_bytes())
@@ -190,9 +204,7 @@ fn body_encoder(column: &str, array: &ArrayRef) -> Result<Encoder> {
         Float32 => primitive::<Float32Type>(array, |v, out| {
             tagged(out, FLOAT, &float_bits(f64::from(v)).to_le_bytes())
         }),
-        Float64 => primitive::<Float64Type>(array, |v, out| {
-            tagged(out, FLOAT, &float_bits(v).to_le_bytes())
-        }),
+        Float64 => primitive::<Float64Type>(array, |v, out| tagged(out, FLOAT, &float_bits(v).to_le_bytes())),
         Decimal32(_, scale) => decimal::<Decimal32Type>(array, *scale),
         Decimal64(_, scale) => decimal::<Decimal64Type>(array, *scale),
         Decimal128(_, scale) => decimal::<Decimal128Type>(array, *scale),
@@ -321,18 +333,34 @@ fn packed(values: &ArrayRef) -> Option<(u8, u8, PackedElements)> {
         DataType::UInt64 => copied!(UNSIGNED_ELEMENTS, UInt64Type),
         DataType::Float32 => {
             let values = values.as_primitive::<Float32Type>().values().clone();
-            Some((FLOAT_ELEMENTS, 4, Box::new(move |start, len, out| {
-                for v in &values[start..start + len] {
-                    let bits = if v.is_nan() { 0x7fc0_0000 } else if *v == 0.0 { 0 } else { v.to_bits() };
-                    out.extend_from_slice(&bits.to_le_bytes());
-                }
-            })))
+            Some((
+                FLOAT_ELEMENTS,
+                4,
+                Box::new(move |start, len, out| {
+                    for v in &values[start..start + len] {
+                        let bits = if v.is_nan() {
+                            0x7fc0_0000
+                        } else if *v == 0.0 {
+                            0
+                        } else {
+                            v.to_bits()
+                        };
+                        out.extend_from_slice(&bits.to_le_bytes());
+                    }
+                }),
+            ))
         }
         DataType::Float64 => {
             let values = values.as_primitive::<Float64Type>().values().clone();
-            Some((FLOAT_ELEMENTS, 8, Box::new(move |start, len, out| {
-                values[start..start + len].iter().for_each(|v| out.extend_from_slice(&float_bits(*v).to_le_bytes()));
-            })))
+            Some((
+                FLOAT_ELEMENTS,
+                8,
+                Box::new(move |start, len, out| {
+                    values[start..start + len]
+                        .iter()
+                        .for_each(|v| out.extend_from_slice(&float_bits(*v).to_le_bytes()));
+                }),
+            ))
         }
         _ => None,
     }

@@ -114,7 +114,11 @@ impl Column {
     /// [`CorpusError::Column`] for types that a Delta table cannot hold (time of day, interval, union, NULL).
     pub fn of(field: &Field) -> Result<Self> {
         let kind = ColumnType::of(field.name(), field.data_type())?;
-        Ok(Self { name: field.name().clone(), kind, nullable: field.is_nullable() })
+        Ok(Self {
+            name: field.name().clone(),
+            kind,
+            nullable: field.is_nullable(),
+        })
     }
 
     /// Gives the Arrow field in which the column is stored and read.
@@ -136,32 +140,47 @@ impl ColumnType {
             D::Float16 | D::Float32 => Self::Float32,
             D::Float64 => Self::Float64,
             D::Decimal32(precision, scale) | D::Decimal64(precision, scale) | D::Decimal128(precision, scale) => {
-                Self::Decimal { precision: *precision, scale: *scale }
+                Self::Decimal {
+                    precision: *precision,
+                    scale: *scale,
+                }
             }
-            D::Decimal256(precision, scale) if *precision <= 38 => {
-                Self::Decimal { precision: *precision, scale: *scale }
-            }
+            D::Decimal256(precision, scale) if *precision <= 38 => Self::Decimal {
+                precision: *precision,
+                scale: *scale,
+            },
             D::Utf8 | D::LargeUtf8 | D::Utf8View => Self::String,
             D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_) => Self::Binary,
             D::Date32 | D::Date64 => Self::Date,
             D::Timestamp(_, zone) => Self::Timestamp { utc: zone.is_some() },
-            D::List(item) | D::LargeList(item) | D::ListView(item) | D::LargeListView(item) => {
-                Self::List { item: inner(item)?, nullable: item.is_nullable() }
-            }
-            D::FixedSizeList(item, size) => {
-                Self::FixedSizeList { item: inner(item)?, nullable: item.is_nullable(), size: *size }
-            }
+            D::List(item) | D::LargeList(item) | D::ListView(item) | D::LargeListView(item) => Self::List {
+                item: inner(item)?,
+                nullable: item.is_nullable(),
+            },
+            D::FixedSizeList(item, size) => Self::FixedSizeList {
+                item: inner(item)?,
+                nullable: item.is_nullable(),
+                size: *size,
+            },
             D::Struct(fields) => {
                 let part = |f: &FieldRef| {
                     let kind = Self::of(&format!("{place}.{}", f.name()), f.data_type())?;
-                    Ok(Column { name: f.name().clone(), kind, nullable: f.is_nullable() })
+                    Ok(Column {
+                        name: f.name().clone(),
+                        kind,
+                        nullable: f.is_nullable(),
+                    })
                 };
-                Self::Struct { columns: fields.iter().map(part).collect::<Result<_>>()? }
+                Self::Struct {
+                    columns: fields.iter().map(part).collect::<Result<_>>()?,
+                }
             }
             D::Map(entries, _) => match entries.data_type() {
-                D::Struct(parts) if parts.len() == 2 => {
-                    Self::Map { key: inner(&parts[0])?, value: inner(&parts[1])?, nullable: parts[1].is_nullable() }
-                }
+                D::Struct(parts) if parts.len() == 2 => Self::Map {
+                    key: inner(&parts[0])?,
+                    value: inner(&parts[1])?,
+                    nullable: parts[1].is_nullable(),
+                },
                 other => return Err(CorpusError::column(place, format!("a map of {other} is not a map"))),
             },
             D::Dictionary(_, value) => Self::of(place, value)?,
@@ -196,7 +215,10 @@ impl ColumnType {
                     Field::new("key", key.to_arrow(), false),
                     Field::new("value", value.to_arrow(), *nullable),
                 ];
-                DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(parts.into()), false)), false)
+                DataType::Map(
+                    Arc::new(Field::new("key_value", DataType::Struct(parts.into()), false)),
+                    false,
+                )
             }
         }
     }
@@ -228,7 +250,10 @@ pub fn stored_schema(schema: &Schema) -> Result<SchemaRef> {
 pub fn columns_of(schema: &Schema) -> Result<Vec<Column>> {
     for (i, field) in schema.fields().iter().enumerate() {
         if schema.fields()[..i].iter().any(|f| f.name() == field.name()) {
-            return Err(CorpusError::column(field.name(), "the name is given twice; rename one with AS"));
+            return Err(CorpusError::column(
+                field.name(),
+                "the name is given twice; rename one with AS",
+            ));
         }
     }
     schema.fields().iter().map(|f| Column::of(f)).collect()
@@ -253,8 +278,7 @@ pub fn to_stored(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch>
     };
     let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &options)
-        .map_err(CorpusError::arrow("storing a batch"))
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(CorpusError::arrow("storing a batch"))
 }
 
 /// Casts an array to a field, refusing what does not fit.
@@ -262,18 +286,27 @@ pub(crate) fn cast_strictly(array: &ArrayRef, field: &Field) -> Result<ArrayRef>
     let cast = if array.data_type() == field.data_type() {
         array.clone()
     } else {
-        let options = CastOptions { safe: false, ..CastOptions::default() };
+        let options = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
         cast_with_options(array, field.data_type(), &options).map_err(|source| {
             let fix = if *array.data_type() == DataType::UInt64 {
                 "; CAST it to VARCHAR or DECIMAL(20, 0), a corpus has no unsigned 64-bit numbers"
             } else {
                 ""
             };
-            CorpusError::column(field.name(), format!("does not fit into {}: {source}{fix}", field.data_type()))
+            CorpusError::column(
+                field.name(),
+                format!("does not fit into {}: {source}{fix}", field.data_type()),
+            )
         })?
     };
     if !field.is_nullable() && cast.logical_null_count() > 0 {
-        return Err(CorpusError::column(field.name(), format!("holds {} NULL and was declared NOT NULL", cast.logical_null_count())));
+        return Err(CorpusError::column(
+            field.name(),
+            format!("holds {} NULL and was declared NOT NULL", cast.logical_null_count()),
+        ));
     }
     Ok(cast)
 }

@@ -35,7 +35,11 @@ impl RowDigest {
             .iter()
             .zip(batch.columns())
             .map(|(field, array)| {
-                Ok((name_id(field.name()), array.logical_nulls(), encoder(field.name(), array)?))
+                Ok((
+                    name_id(field.name()),
+                    array.logical_nulls(),
+                    encoder(field.name(), array)?,
+                ))
             })
             .collect::<Result<Vec<_>>>()?;
         let mut encoded = Vec::with_capacity(1024);
@@ -50,7 +54,10 @@ impl RowDigest {
             }
             sum = sum.wrapping_add(xxh3_128(&encoded));
         }
-        Ok(Self { rows: batch.num_rows() as u64, sum })
+        Ok(Self {
+            rows: batch.num_rows() as u64,
+            sum,
+        })
     }
 
     /// Adds the rows of a batch.
@@ -83,10 +90,17 @@ impl FromStr for RowDigest {
             let (sum, rows) = text.split_once('-')?;
             let hex = sum.len() == 32 && sum.bytes().all(|b| b.is_ascii_hexdigit());
             let sum = u128::from_str_radix(hex.then_some(sum)?, 16).ok()?;
-            Some(Self { rows: rows.parse().ok()?, sum })
+            Some(Self {
+                rows: rows.parse().ok()?,
+                sum,
+            })
         };
         parse().ok_or_else(|| {
-            CorpusError::argument("digest", text, "expected 32 hexadecimal digits, `-` and the number of rows")
+            CorpusError::argument(
+                "digest",
+                text,
+                "expected 32 hexadecimal digits, `-` and the number of rows",
+            )
         })
     }
 }
@@ -99,7 +113,9 @@ impl Serialize for RowDigest {
 
 impl<'de> Deserialize<'de> for RowDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -86,7 +86,8 @@ pub enum CorpusError {
 }
 
 /// What a person does about a file that is not what was written.
-pub(crate) const RESTORE: &str = "restore the file from a copy, or rebuild the corpus (the digest of the manifest says whether it is the same)";
+pub(crate) const RESTORE: &str =
+    "restore the file from a copy, or rebuild the corpus (the digest of the manifest says whether it is the same)";
 
 impl CorpusError {
     /// Says whether the same call may succeed later without anybody changing anything.
@@ -109,10 +110,7 @@ impl CorpusError {
         }
     }
 
-    pub(crate) fn store(
-        action: &'static str,
-        path: impl ToString,
-    ) -> impl FnOnce(object_store::Error) -> Self {
+    pub(crate) fn store(action: &'static str, path: impl ToString) -> impl FnOnce(object_store::Error) -> Self {
         let path = path.to_string();
         move |source| Self::Store { action, path, source }
     }
@@ -128,18 +126,24 @@ impl CorpusError {
     }
 
     pub(crate) fn format(path: impl ToString, detail: impl Into<String>) -> Self {
-        Self::Format { path: path.to_string(), detail: detail.into() }
+        Self::Format {
+            path: path.to_string(),
+            detail: detail.into(),
+        }
     }
 
     pub(crate) fn column(column: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Column { column: column.into(), detail: detail.into() }
+        Self::Column {
+            column: column.into(),
+            detail: detail.into(),
+        }
     }
 
-    pub(crate) fn argument(
-        what: &'static str,
-        given: impl Into<String>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self::Argument { what, given: given.into(), detail: detail.into() }
+    pub(crate) fn argument(what: &'static str, given: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Argument {
+            what,
+            given: given.into(),
+            detail: detail.into(),
+        }
     }
 }

@@ -62,7 +62,11 @@ pub struct ExportOptions {
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { columns: None, file_bytes: 64 << 20, store: StoreOptions::new() }
+        Self {
+            columns: None,
+            file_bytes: 64 << 20,
+            store: StoreOptions::new(),
+        }
     }
 }
 
@@ -99,7 +103,9 @@ pub async fn export(
     let columns = columns(reader, format, options)?;
     let names: Vec<&str> = columns.iter().map(String::as_str).collect();
     let fields = names.iter().map(|n| reader.schema().field_with_name(n).cloned());
-    let fields = fields.collect::<Result<Vec<_>, _>>().map_err(CorpusError::arrow("choosing columns"))?;
+    let fields = fields
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(CorpusError::arrow("choosing columns"))?;
     let schema: SchemaRef = Arc::new(arrow::datatypes::Schema::new(fields));
     let prefix = match format {
         ExportFormat::Megatron => root.filename().unwrap_or_default().to_owned(),
@@ -109,7 +115,13 @@ pub async fn export(
     let folder = if prefix.is_empty() { root } else { parent(&root) };
     refuse_overwriting(&store, &folder, &prefix, to).await?;
     let mut output = Output::default();
-    let mut uploads = Uploads { store, folder, open: BTreeMap::new(), report: ExportReport::default(), bytes: 0 };
+    let mut uploads = Uploads {
+        store,
+        folder,
+        open: BTreeMap::new(),
+        report: ExportReport::default(),
+        bytes: 0,
+    };
     let mut blocks = std::pin::pin!(reader.scan(Some(&names), BLOCKS_AHEAD));
     while let Some((slot, batch)) = blocks.try_next().await? {
         let kept = unmasked(reader.manifest(), slot, &batch)?;
@@ -140,7 +152,11 @@ fn writer(
     prefix: &str,
 ) -> Result<Box<dyn FormatWriter>> {
     Ok(match format {
-        ExportFormat::WebDataset => Box::new(webdataset::WebDataset::new(schema, &manifest.corpus, options.file_bytes)),
+        ExportFormat::WebDataset => Box::new(webdataset::WebDataset::new(
+            schema,
+            &manifest.corpus,
+            options.file_bytes,
+        )),
         ExportFormat::Mds => Box::new(mds::Mds::new(schema, manifest, options.file_bytes)?),
         ExportFormat::Megatron => Box::new(megatron::Megatron::new(schema, prefix)?),
         ExportFormat::Parquet => Box::new(parquet::PlainParquet::new(schema, options.file_bytes)),
@@ -163,12 +179,20 @@ struct Piece {
 impl Output {
     /// Adds bytes to the end of a file.
     fn append(&mut self, name: &str, bytes: Vec<u8>) {
-        self.pieces.push(Piece { name: name.to_owned(), bytes, last: false });
+        self.pieces.push(Piece {
+            name: name.to_owned(),
+            bytes,
+            last: false,
+        });
     }
 
     /// Adds the last bytes of a file.
     fn close(&mut self, name: &str, bytes: Vec<u8>) {
-        self.pieces.push(Piece { name: name.to_owned(), bytes, last: true });
+        self.pieces.push(Piece {
+            name: name.to_owned(),
+            bytes,
+            last: true,
+        });
     }
 }
 
@@ -188,7 +212,10 @@ impl Uploads {
             let (upload, bytes) = self.open.entry(piece.name.clone()).or_insert_with(begin);
             *bytes += piece.bytes.len() as u64;
             self.bytes += piece.bytes.len() as u64;
-            upload.put(Bytes::from(piece.bytes)).await.map_err(CorpusError::store("write", &path))?;
+            upload
+                .put(Bytes::from(piece.bytes))
+                .await
+                .map_err(CorpusError::store("write", &path))?;
             if piece.last {
                 complete(upload, &path).await?;
                 self.report.files.push((path.to_string(), *bytes));
@@ -207,7 +234,11 @@ fn parent(path: &Path) -> Path {
 async fn refuse_overwriting(store: &Arc<dyn ObjectStore>, folder: &Path, prefix: &str, to: &str) -> Result<()> {
     let occupied = if prefix.is_empty() {
         let mut listed = store.list(Some(folder));
-        listed.try_next().await.map_err(CorpusError::store("list", folder))?.map(|o| o.location)
+        listed
+            .try_next()
+            .await
+            .map_err(CorpusError::store("list", folder))?
+            .map(|o| o.location)
     } else {
         let mut found = None;
         for name in [format!("{prefix}.bin"), format!("{prefix}.idx")] {
@@ -243,14 +274,23 @@ fn columns(reader: &CorpusReader, format: ExportFormat, options: &ExportOptions)
     if format != ExportFormat::Megatron {
         return Ok(options.columns.clone().unwrap_or_else(all));
     }
-    let tokens = |f: &&arrow::datatypes::FieldRef| matches!(f.data_type(), DataType::List(i) if i.data_type().is_integer());
-    let candidates: Vec<String> = schema.fields().iter().filter(tokens).map(|f| f.name().clone()).collect();
+    let tokens =
+        |f: &&arrow::datatypes::FieldRef| matches!(f.data_type(), DataType::List(i) if i.data_type().is_integer());
+    let candidates: Vec<String> = schema
+        .fields()
+        .iter()
+        .filter(tokens)
+        .map(|f| f.name().clone())
+        .collect();
     match options.columns.as_deref() {
         Some([one]) if candidates.contains(one) => Ok(vec![one.clone()]),
         None if candidates.len() == 1 => Ok(candidates),
         given => {
             let given = given.map_or_else(|| "none".to_owned(), |g| g.join(", "));
-            let detail = format!("name the one column of tokens (a list of integers): {}", candidates.join(" or "));
+            let detail = format!(
+                "name the one column of tokens (a list of integers): {}",
+                candidates.join(" or ")
+            );
             Err(CorpusError::argument("columns for Megatron", given, detail))
         }
     }

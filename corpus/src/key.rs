@@ -28,7 +28,11 @@ fn hashed<T>(columns: &[ArrayRef], hash: impl Fn(&[u8]) -> T) -> Result<Vec<T>> 
     let rows = columns.first().map_or(0, |c| c.len());
     if let Some(odd) = columns.iter().position(|c| c.len() != rows) {
         let detail = format!("{} rows where the first has {rows}", columns[odd].len());
-        return Err(CorpusError::argument("key column number", (odd + 1).to_string(), detail));
+        return Err(CorpusError::argument(
+            "key column number",
+            (odd + 1).to_string(),
+            detail,
+        ));
     }
     let encoders = columns
         .iter()
@@ -61,17 +65,32 @@ mod tests {
 
     #[test]
     fn layout_and_width_have_no_part_in_the_hash() {
-        let a = key_hashes(&[Arc::new(StringArray::from(vec!["p1", "ü"])), Arc::new(Int32Array::from(vec![1, -2]))]).unwrap();
-        let b = key_hashes(&[Arc::new(StringViewArray::from(vec!["p1", "ü"])), Arc::new(Int64Array::from(vec![1, -2]))]).unwrap();
+        let a = key_hashes(&[
+            Arc::new(StringArray::from(vec!["p1", "ü"])),
+            Arc::new(Int32Array::from(vec![1, -2])),
+        ])
+        .unwrap();
+        let b = key_hashes(&[
+            Arc::new(StringViewArray::from(vec!["p1", "ü"])),
+            Arc::new(Int64Array::from(vec![1, -2])),
+        ])
+        .unwrap();
         assert_eq!(a, b);
         let dictionary: DictionaryArray<arrow::datatypes::Int8Type> = vec!["p1", "ü"].into_iter().collect();
-        assert_eq!(key_hashes(&[Arc::new(dictionary), Arc::new(Int8Array::from(vec![1, -2]))]).unwrap(), a);
+        assert_eq!(
+            key_hashes(&[Arc::new(dictionary), Arc::new(Int8Array::from(vec![1, -2]))]).unwrap(),
+            a
+        );
     }
 
     #[test]
     fn a_key_is_not_the_concatenation_of_its_texts() {
         let hash = |a: &str, b: &str| {
-            key_hashes(&[Arc::new(StringArray::from(vec![a])), Arc::new(StringArray::from(vec![b]))]).unwrap()[0]
+            key_hashes(&[
+                Arc::new(StringArray::from(vec![a])),
+                Arc::new(StringArray::from(vec![b])),
+            ])
+            .unwrap()[0]
         };
         assert_ne!(hash("ab", "c"), hash("a", "bc"));
     }
@@ -80,13 +99,21 @@ mod tests {
     fn hash_is_the_documented_bytes() {
         let mut expected = vec![6, 2, 0, 0, 0, 0, 0, 0, 0, b'p', b'1'];
         expected.extend([2, 7, 0, 0, 0, 0, 0, 0, 0]);
-        let hashes = key_hashes(&[Arc::new(StringArray::from(vec!["p1"])), Arc::new(UInt16Array::from(vec![7]))]).unwrap();
+        let hashes = key_hashes(&[
+            Arc::new(StringArray::from(vec!["p1"])),
+            Arc::new(UInt16Array::from(vec![7])),
+        ])
+        .unwrap();
         assert_eq!(hashes, [xxh3_64(&expected)]);
     }
 
     #[test]
     fn columns_of_different_length_are_refused() {
-        let e = key_hashes(&[Arc::new(Int8Array::from(vec![1])), Arc::new(Int8Array::from(vec![1, 2]))]).unwrap_err();
+        let e = key_hashes(&[
+            Arc::new(Int8Array::from(vec![1])),
+            Arc::new(Int8Array::from(vec![1, 2])),
+        ])
+        .unwrap_err();
         assert!(e.to_string().contains("key column number `2`"), "{e}");
     }
 

@@ -38,9 +38,7 @@ pub use error::{CorpusError, Result};
 pub use export::{ExportFormat, ExportOptions, ExportReport, export};
 pub use key::{key_hashes, shard_of};
 pub use lengths::{LengthsFile, LengthsReader, ListLength, write_lengths};
-pub use manifest::{
-    Expectation, Function, Input, MANIFEST_FORMAT, Manifest, RowPlace, SlotMap, SlotRange, Step,
-};
+pub use manifest::{Expectation, Function, Input, MANIFEST_FORMAT, Manifest, RowPlace, SlotMap, SlotRange, Step};
 pub use read::CorpusReader;
 pub use shard::{
     BLOCK_ROWS, Block, ColumnStatistics, ScalarString, ShardFile, ShardOptions, ShardPlace, ShardWriter,

@@ -227,7 +227,8 @@ impl Manifest {
             found,
             fix: RESTORE,
         };
-        let head: Head = serde_json::from_slice(bytes).map_err(|e| damaged(format!("is not JSON with a format: {e}")))?;
+        let head: Head =
+            serde_json::from_slice(bytes).map_err(|e| damaged(format!("is not JSON with a format: {e}")))?;
         if head.format == 0 || head.format > MANIFEST_FORMAT {
             let detail = format!(
                 "has manifest format {}, this release reads up to {MANIFEST_FORMAT}; use a newer corpusmill",
@@ -260,7 +261,10 @@ impl Manifest {
             };
             let rows = shard.blocks.iter().try_fold(0u64, |sum, b| sum.checked_add(b.rows));
             if rows != Some(shard.rows) || shard.digest.rows != shard.rows {
-                return wrong(format!("the blocks of shard {} do not add up to its {} rows", shard.path, shard.rows));
+                return wrong(format!(
+                    "the blocks of shard {} do not add up to its {} rows",
+                    shard.path, shard.rows
+                ));
             }
             for block in shard.blocks.iter().chain([&shard.footer]) {
                 let end = block.offset.checked_add(block.length);
@@ -272,7 +276,10 @@ impl Manifest {
             next_block = 0;
         }
         if digest.rows != self.rows || digest != self.digest {
-            return wrong(format!("rows and digest of its shards are {digest}, of the version {}", self.digest));
+            return wrong(format!(
+                "rows and digest of its shards are {digest}, of the version {}",
+                self.digest
+            ));
         }
         let known = |name: &&String| !self.columns.iter().any(|c| c.name == **name);
         if let Some(name) = self.primary_key.iter().chain(&self.partition_by).find(known) {
@@ -322,9 +329,16 @@ impl SlotMap {
         if slot >= self.slots() {
             return None;
         }
-        let at = self.blocks.partition_point(|(first, _, _)| *first <= slot).checked_sub(1)?;
+        let at = self
+            .blocks
+            .partition_point(|(first, _, _)| *first <= slot)
+            .checked_sub(1)?;
         let (first, shard, block) = self.blocks[at];
-        Some(RowPlace { shard: shard as usize, block: block as usize, row: (slot - first) as usize })
+        Some(RowPlace {
+            shard: shard as usize,
+            block: block as usize,
+            row: (slot - first) as usize,
+        })
     }
 
     /// Gives the slot of a place's row.
@@ -336,6 +350,8 @@ impl SlotMap {
 
     /// Gives the blocks in slot order: first slot, shard, block.
     pub fn blocks(&self) -> impl ExactSizeIterator<Item = (u64, usize, usize)> {
-        self.blocks.iter().map(|(slot, shard, block)| (*slot, *shard as usize, *block as usize))
+        self.blocks
+            .iter()
+            .map(|(slot, shard, block)| (*slot, *shard as usize, *block as usize))
     }
 }

@@ -54,7 +54,14 @@ impl CorpusReader {
         let root = warehouse.corpus_root(name)?;
         let footers = manifest.shard_files.iter().map(|_| OnceCell::new()).collect();
         let (schema, slots) = (manifest.schema(), SlotMap::new(&manifest));
-        Ok(Self { warehouse: warehouse.clone(), root, manifest, schema, slots, footers })
+        Ok(Self {
+            warehouse: warehouse.clone(),
+            root,
+            manifest,
+            schema,
+            slots,
+            footers,
+        })
     }
 
     /// The manifest.
@@ -104,7 +111,15 @@ impl CorpusReader {
         let (file, place) = self.place(shard, block)?;
         let footer = self.footer(shard).await?;
         let bytes = self.block_bytes(shard, block).await?;
-        let task = block::Decode { path: file.path.clone(), file_bytes: file.bytes, block, place, footer, bytes, wanted };
+        let task = block::Decode {
+            path: file.path.clone(),
+            file_bytes: file.bytes,
+            block,
+            place,
+            footer,
+            bytes,
+            wanted,
+        };
         let partition = file.partition.clone();
         // Decoding takes milliseconds: longer than an executor's thread may be held.
         let decoded = tokio::task::spawn_blocking(move || task.run(&partition)).await;
@@ -129,10 +144,10 @@ impl CorpusReader {
         columns: Option<&'a [&'a str]>,
         ahead: usize,
     ) -> impl Stream<Item = Result<(u64, RecordBatch)>> + 'a {
-        let read = move |(slot, shard, block)| async move {
-            Ok((slot, self.read_block(shard, block, columns).await?))
-        };
-        futures::stream::iter(self.slots.blocks()).map(read).buffered(ahead.max(1))
+        let read = move |(slot, shard, block)| async move { Ok((slot, self.read_block(shard, block, columns).await?)) };
+        futures::stream::iter(self.slots.blocks())
+            .map(read)
+            .buffered(ahead.max(1))
     }
 
     pub(crate) fn warehouse(&self) -> &Warehouse {
@@ -156,10 +171,12 @@ impl CorpusReader {
 
     async fn checked(&self, file: &ShardFile, place: Block, name: &str) -> Result<Bytes> {
         let path = object_path(&self.root, &file.path)?;
-        let bytes = read_range(&**self.warehouse.store(), &path, place.range()).await.map_err(|e| match e {
-            CorpusError::Corrupt { found, .. } => self.damaged(file, name, found),
-            other => other,
-        })?;
+        let bytes = read_range(&**self.warehouse.store(), &path, place.range())
+            .await
+            .map_err(|e| match e {
+                CorpusError::Corrupt { found, .. } => self.damaged(file, name, found),
+                other => other,
+            })?;
         let found = Checksum::of(&bytes);
         if found == place.xxh3 {
             Ok(bytes)
@@ -181,7 +198,12 @@ impl CorpusReader {
 
     fn block_name(&self, file: &ShardFile, block: usize) -> String {
         let range = file.blocks.get(block).map(Block::range).unwrap_or_default();
-        format!("block {block} of {}, bytes {}..{}", file.blocks.len(), range.start, range.end)
+        format!(
+            "block {block} of {}, bytes {}..{}",
+            file.blocks.len(),
+            range.start,
+            range.end
+        )
     }
 
     fn damaged(&self, file: &ShardFile, place: &str, found: String) -> CorpusError {
@@ -195,7 +217,9 @@ impl CorpusReader {
 
     /// The fields of the columns that are asked for.
     pub(crate) fn projection(&self, columns: Option<&[&str]>) -> Result<SchemaRef> {
-        let Some(columns) = columns else { return Ok(self.schema.clone()) };
+        let Some(columns) = columns else {
+            return Ok(self.schema.clone());
+        };
         let field = |name: &&str| {
             self.schema.field_with_name(name).cloned().map_err(|_| {
                 let names: Vec<String> = self.schema.fields().iter().map(|f| f.name().clone()).collect();
@@ -203,9 +227,15 @@ impl CorpusReader {
                     Some(near) => format!("; did you mean `{near}`?"),
                     None => format!("; {} has {}", self.manifest.corpus, names.join(", ")),
                 };
-                CorpusError::NotFound { what: "column", name: (*name).to_owned(), hint }
+                CorpusError::NotFound {
+                    what: "column",
+                    name: (*name).to_owned(),
+                    hint,
+                }
             })
         };
-        Ok(Arc::new(Schema::new(columns.iter().map(field).collect::<Result<Vec<_>>>()?)))
+        Ok(Arc::new(Schema::new(
+            columns.iter().map(field).collect::<Result<Vec<_>>>()?,
+        )))
     }
 }

@@ -89,7 +89,10 @@ impl ShardFile {
     /// The `stats` text of Delta's `add` action (Delta protocol, "Per-file Statistics").
     pub fn delta_stats(&self) -> String {
         let of = |get: fn(&ColumnStatistics) -> Option<serde_json::Value>| {
-            let columns = self.statistics.iter().filter_map(|(name, s)| Some((name.clone(), get(s)?)));
+            let columns = self
+                .statistics
+                .iter()
+                .filter_map(|(name, s)| Some((name.clone(), get(s)?)));
             serde_json::Value::Object(columns.collect())
         };
         serde_json::json!({

@@ -11,7 +11,11 @@ use crate::error::{CorpusError, RESTORE, Result};
 
 /// Joins the folder of a corpus and a key below it, which holds percent-encoded letters already.
 pub(crate) fn object_path(root: &Path, below: &str) -> Result<Path> {
-    let whole = if root.as_ref().is_empty() { below.to_owned() } else { format!("{root}/{below}") };
+    let whole = if root.as_ref().is_empty() {
+        below.to_owned()
+    } else {
+        format!("{root}/{below}")
+    };
     Path::parse(&whole).map_err(|e| CorpusError::argument("path", below, e.to_string()))
 }
 
@@ -29,16 +33,25 @@ pub(crate) async fn read_range(store: &dyn ObjectStore, path: &Path, range: Rang
     }
     match store.get_range(path, range.clone()).await {
         Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
-        Ok(bytes) => Err(damaged(format!("only {} of {wanted} bytes are there, the file is truncated", bytes.len()))),
-        Err(source @ object_store::Error::NotFound { .. }) => {
-            Err(CorpusError::Store { action: "read", path: path.to_string(), source })
-        }
+        Ok(bytes) => Err(damaged(format!(
+            "only {} of {wanted} bytes are there, the file is truncated",
+            bytes.len()
+        ))),
+        Err(source @ object_store::Error::NotFound { .. }) => Err(CorpusError::Store {
+            action: "read",
+            path: path.to_string(),
+            source,
+        }),
         // A range beyond the end is an error of each store's own kind: ask for the size before blaming the network.
         Err(source) => match store.head(path).await {
             Ok(meta) if meta.size < range.end => {
                 Err(damaged(format!("the file has {} bytes, it is truncated", meta.size)))
             }
-            _ => Err(CorpusError::Store { action: "read", path: path.to_string(), source }),
+            _ => Err(CorpusError::Store {
+                action: "read",
+                path: path.to_string(),
+                source,
+            }),
         },
     }
 }
@@ -55,6 +68,9 @@ pub(crate) async fn complete(upload: &mut BufWriter, path: &Path) -> Result<()> 
     upload.shutdown().await.map_err(|source| CorpusError::Store {
         action: "write",
         path: path.to_string(),
-        source: object_store::Error::Generic { store: "upload", source: Box::new(source) },
+        source: object_store::Error::Generic {
+            store: "upload",
+            source: Box::new(source),
+        },
     })
 }

@@ -64,7 +64,10 @@ impl VerifyReport {
     fn fault(&mut self, path: &str, detail: impl Into<String>) {
         self.fault_count += 1;
         if self.faults.len() < FAULTS_MAX {
-            self.faults.push(Fault { path: path.to_owned(), detail: detail.into() });
+            self.faults.push(Fault {
+                path: path.to_owned(),
+                detail: detail.into(),
+            });
         }
     }
 }
@@ -109,7 +112,14 @@ pub async fn verify(reader: &CorpusReader, mut progress: impl FnMut(u64, u64)) -
     for files in by_number.into_values() {
         let mut keys = HashSet::new();
         for shard in files {
-            let mut check = ShardCheck { reader, shard, slot: starts[shard], lengths: lengths.as_ref(), keys: &mut keys, last_hash: 0 };
+            let mut check = ShardCheck {
+                reader,
+                shard,
+                slot: starts[shard],
+                lengths: lengths.as_ref(),
+                keys: &mut keys,
+                last_hash: 0,
+            };
             check.run(&mut report, &mut progress).await?;
         }
     }
@@ -161,10 +171,20 @@ impl ShardCheck<'_> {
             progress(report.rows + digest.rows, report.bytes);
         }
         if whole && Checksum(hash.digest()) != file.xxh3 {
-            report.fault(&file.path, format!("checksum of the file {} instead of {}", Checksum(hash.digest()), file.xxh3));
+            report.fault(
+                &file.path,
+                format!(
+                    "checksum of the file {} instead of {}",
+                    Checksum(hash.digest()),
+                    file.xxh3
+                ),
+            );
         }
         if whole && digest != file.digest {
-            report.fault(&file.path, format!("digest of the rows {digest} instead of {}", file.digest));
+            report.fault(
+                &file.path,
+                format!("digest of the rows {digest} instead of {}", file.digest),
+            );
         }
         report.rows += digest.rows;
         report.digest.merge(digest);
@@ -190,7 +210,11 @@ impl ShardCheck<'_> {
     fn check_keys(&mut self, batch: &RecordBatch, report: &mut VerifyReport) -> Result<()> {
         let manifest = self.reader.manifest();
         let file = &manifest.shard_files[self.shard];
-        let keys: Vec<_> = manifest.primary_key.iter().filter_map(|k| batch.column_by_name(k).cloned()).collect();
+        let keys: Vec<_> = manifest
+            .primary_key
+            .iter()
+            .filter_map(|k| batch.column_by_name(k).cloned())
+            .collect();
         if keys.is_empty() {
             return Ok(());
         }
@@ -204,10 +228,16 @@ impl ShardCheck<'_> {
                 report.fault(&file.path, format!("slot {}: NULL key", self.slot + row as u64));
             }
             if !self.keys.insert(digest) {
-                report.fault(&file.path, format!("slot {}: key {} is there twice", self.slot + row as u64, text(row)));
+                report.fault(
+                    &file.path,
+                    format!("slot {}: key {} is there twice", self.slot + row as u64, text(row)),
+                );
             }
             if shard_of(hash, manifest.shards) != file.shard {
-                report.fault(&file.path, format!("key {} belongs to shard {}", text(row), shard_of(hash, manifest.shards)));
+                report.fault(
+                    &file.path,
+                    format!("key {} belongs to shard {}", text(row), shard_of(hash, manifest.shards)),
+                );
             }
             if hash < self.last_hash {
                 report.fault(&file.path, format!("key {} is out of the order of hashes", text(row)));
@@ -221,11 +251,22 @@ impl ShardCheck<'_> {
         let Some(lengths) = self.lengths else { return Ok(()) };
         let slots = self.slot..self.slot + batch.num_rows() as u64;
         for column in lengths.columns() {
-            let Some(list) = batch.column_by_name(column).and_then(|c| c.as_list_opt::<i32>()) else { continue };
-            let there = (0..list.len()).map(|r| if list.is_null(r) { 0 } else { list.value_length(r) as u32 });
+            let Some(list) = batch.column_by_name(column).and_then(|c| c.as_list_opt::<i32>()) else {
+                continue;
+            };
+            let there = (0..list.len()).map(|r| {
+                if list.is_null(r) {
+                    0
+                } else {
+                    list.value_length(r) as u32
+                }
+            });
             match lengths.read(column, slots.clone()).await {
                 Ok(said) if said.iter().copied().eq(there) => {}
-                Ok(_) => report.fault(lengths.path(), format!("lengths of `{column}` in slots {slots:?} are not those of its rows")),
+                Ok(_) => report.fault(
+                    lengths.path(),
+                    format!("lengths of `{column}` in slots {slots:?} are not those of its rows"),
+                ),
                 Err(e) if e.retry() => return Err(e),
                 Err(e) => report.fault(lengths.path(), e.to_string()),
             }

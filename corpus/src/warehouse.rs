@@ -6,8 +6,8 @@ mod open;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use object_store::path::Path;
 use object_store::ObjectStore;
+use object_store::path::Path;
 
 use crate::error::{CorpusError, Result};
 use crate::manifest::Manifest;
@@ -48,7 +48,11 @@ impl Warehouse {
     /// [`CorpusError::Argument`] for a location that is not one, [`CorpusError::Store`] for unusable options.
     pub fn open(location: &str, options: &StoreOptions) -> Result<Self> {
         let (store, root) = open_store(location, options)?;
-        Ok(Self { store, root, location: location.to_owned() })
+        Ok(Self {
+            store,
+            root,
+            location: location.to_owned(),
+        })
     }
 
     /// Makes a warehouse of a store that is open, below `root`.
@@ -100,7 +104,12 @@ impl Warehouse {
                 continue;
             }
             let mut log = self.store.list(Some(&folder.clone().join("_delta_log")));
-            if log.try_next().await.map_err(CorpusError::store("list", &folder))?.is_some() {
+            if log
+                .try_next()
+                .await
+                .map_err(CorpusError::store("list", &folder))?
+                .is_some()
+            {
                 names.push(name);
             }
         }
@@ -114,7 +123,11 @@ impl Warehouse {
     /// [`CorpusError::NotFound`], with the nearest name, if there is no such corpus.
     pub async fn versions(&self, name: &str) -> Result<Vec<u64>> {
         let versions = log::versions(&*self.store, &self.corpus_root(name)?).await?;
-        if versions.is_empty() { Err(self.no_corpus(name).await) } else { Ok(versions) }
+        if versions.is_empty() {
+            Err(self.no_corpus(name).await)
+        } else {
+            Ok(versions)
+        }
     }
 
     /// What the commit of a version says.
@@ -125,9 +138,10 @@ impl Warehouse {
         let path = log::commit_path(&self.corpus_root(name)?, version);
         match read_whole(&*self.store, &path).await {
             Ok(commit) => log::commit(&path, version, &commit),
-            Err(CorpusError::Store { source: object_store::Error::NotFound { .. }, .. }) => {
-                Err(no_version(name, version, &self.versions(name).await?))
-            }
+            Err(CorpusError::Store {
+                source: object_store::Error::NotFound { .. },
+                ..
+            }) => Err(no_version(name, version, &self.versions(name).await?)),
             Err(other) => Err(other),
         }
     }
@@ -143,10 +157,16 @@ impl Warehouse {
             // The list is not empty, or `versions` had refused.
             return Ok((name.to_owned(), versions.last().copied().unwrap_or(0)));
         }
-        let number = version.strip_prefix('v').unwrap_or(version).parse().map_err(|_| {
-            CorpusError::argument("version", text, "expected name@NUMBER, name@latest or name")
-        })?;
-        if versions.contains(&number) { Ok((name.to_owned(), number)) } else { Err(no_version(name, number, &versions)) }
+        let number = version
+            .strip_prefix('v')
+            .unwrap_or(version)
+            .parse()
+            .map_err(|_| CorpusError::argument("version", text, "expected name@NUMBER, name@latest or name"))?;
+        if versions.contains(&number) {
+            Ok((name.to_owned(), number))
+        } else {
+            Err(no_version(name, number, &versions))
+        }
     }
 
     /// Reads the manifest of a version.
@@ -167,7 +187,10 @@ impl Warehouse {
         };
         let object = object_path(&root, &path)?;
         let bytes = read_whole(&*self.store, &object).await.map_err(|e| match e {
-            CorpusError::Store { source: object_store::Error::NotFound { .. }, .. } => CorpusError::Corrupt {
+            CorpusError::Store {
+                source: object_store::Error::NotFound { .. },
+                ..
+            } => CorpusError::Corrupt {
                 path: object.to_string(),
                 place: "manifest".into(),
                 found: format!("version {version} of `{name}` names it and it is not there"),
@@ -178,7 +201,11 @@ impl Warehouse {
         let manifest = Manifest::from_json(object.as_ref(), &bytes)?;
         if manifest.corpus != name {
             // A folder that was copied under another name is fine; the loader addresses it by the folder.
-            tracing::debug!(manifest = manifest.corpus, folder = name, "corpus lies in a folder of another name");
+            tracing::debug!(
+                manifest = manifest.corpus,
+                folder = name,
+                "corpus lies in a folder of another name"
+            );
         }
         Ok(manifest)
     }
@@ -190,7 +217,11 @@ impl Warehouse {
             (None, true) => format!("; there are no corpora in {}", self.location),
             (None, false) => format!("; {} has {}", self.location, names.join(", ")),
         };
-        CorpusError::NotFound { what: "corpus", name: name.to_owned(), hint }
+        CorpusError::NotFound {
+            what: "corpus",
+            name: name.to_owned(),
+            hint,
+        }
     }
 }
 

@@ -1,4 +1,6 @@
 //! The formats from outside: written, damaged, read back by this crate and by others.
+#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+#![expect(clippy::print_stderr, reason = "a test that cannot run says so by name")]
 
 #[path = "it/fixture.rs"]
 mod fixture;

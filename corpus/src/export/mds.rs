@@ -43,7 +43,12 @@ impl Mds {
     pub(super) fn new(schema: &SchemaRef, manifest: &Manifest, file_bytes: u64) -> Result<Self> {
         let describe = |(index, field): (usize, &FieldRef)| {
             let (encoding, size) = encoding(field, holds_null(manifest, field.name()));
-            Encoded { name: field.name().clone(), index, encoding, size }
+            Encoded {
+                name: field.name().clone(),
+                index,
+                encoding,
+                size,
+            }
         };
         let mut columns: Vec<Encoded> = schema.fields().iter().enumerate().map(describe).collect();
         columns.sort_by(|a, b| a.name.cmp(&b.name));
@@ -55,7 +60,15 @@ impl Mds {
             "compression": null, "format": "mds", "hashes": [], "size_limit": file_bytes, "version": 2,
         });
         let config = config_json.to_string().into_bytes();
-        Ok(Self { columns, config, config_json, file_bytes, samples: Vec::new(), ends: Vec::new(), shards: Vec::new() })
+        Ok(Self {
+            columns,
+            config,
+            config_json,
+            file_bytes,
+            samples: Vec::new(),
+            ends: Vec::new(),
+            shards: Vec::new(),
+        })
     }
 
     fn sample(&mut self, batch: &RecordBatch, row: usize) -> Result<()> {
@@ -128,11 +141,14 @@ impl FormatWriter for Mds {
 
 /// Whether a column that is no list holds a NULL, by the statistics of the shards.
 fn holds_null(manifest: &Manifest, column: &str) -> bool {
-    manifest.shard_files.iter().any(|s| match s.partition.iter().find(|(name, _)| name == column) {
-        Some((_, value)) => value.is_none(),
-        // A shard that is older than the column has no statistics of it: it is all NULL there.
-        None => s.rows > 0 && s.statistics.get(column).is_none_or(|c| c.nulls > 0),
-    })
+    manifest
+        .shard_files
+        .iter()
+        .any(|s| match s.partition.iter().find(|(name, _)| name == column) {
+            Some((_, value)) => value.is_none(),
+            // A shard that is older than the column has no statistics of it: it is all NULL there.
+            None => s.rows > 0 && s.statistics.get(column).is_none_or(|c| c.nulls > 0),
+        })
 }
 
 fn encoding(field: &FieldRef, holds_null: bool) -> (String, Option<u32>) {
@@ -171,7 +187,10 @@ fn encode(column: &Encoded, array: &ArrayRef, row: usize, out: &mut Vec<u8>) -> 
     }
     if array.is_null(row) && !array.data_type().is_nested() && *array.data_type() != DataType::Binary {
         // The statistics said that there is none.
-        return Err(CorpusError::column(&column.name, "holds a NULL that its statistics do not count; run `corpusmill verify`"));
+        return Err(CorpusError::column(
+            &column.name,
+            "holds a NULL that its statistics do not count; run `corpusmill verify`",
+        ));
     }
     match array.data_type() {
         DataType::Boolean => out.push(array.as_boolean().value(row).into()),

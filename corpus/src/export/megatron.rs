@@ -26,9 +26,17 @@ impl Megatron {
     pub(super) fn new(schema: &SchemaRef, prefix: &str) -> Result<Self> {
         let column = schema.fields().first().map(|f| f.name().clone()).unwrap_or_default();
         if prefix.is_empty() {
-            return Err(CorpusError::argument("export to", "/", "name the prefix of the .bin and .idx files"));
+            return Err(CorpusError::argument(
+                "export to",
+                "/",
+                "name the prefix of the .bin and .idx files",
+            ));
         }
-        Ok(Self { column, prefix: prefix.to_owned(), lengths: Vec::new() })
+        Ok(Self {
+            column,
+            prefix: prefix.to_owned(),
+            lengths: Vec::new(),
+        })
     }
 
     fn index(&self) -> Vec<u8> {
@@ -38,7 +46,9 @@ impl Megatron {
         out.push(INT32);
         out.extend_from_slice(&sequences.to_le_bytes());
         out.extend_from_slice(&(sequences + 1).to_le_bytes());
-        self.lengths.iter().for_each(|l| out.extend_from_slice(&l.to_le_bytes()));
+        self.lengths
+            .iter()
+            .for_each(|l| out.extend_from_slice(&l.to_le_bytes()));
         let mut offset = 0i64;
         for length in &self.lengths {
             out.extend_from_slice(&offset.to_le_bytes());
@@ -52,8 +62,14 @@ impl Megatron {
 impl FormatWriter for Megatron {
     fn write(&mut self, batch: &RecordBatch, output: &mut Output) -> Result<()> {
         let failed = |detail: String| CorpusError::column(&self.column, detail);
-        let lists = batch.column(0).as_list_opt::<i32>().ok_or_else(|| failed("is not a list".to_owned()))?;
-        let options = CastOptions { safe: false, ..CastOptions::default() };
+        let lists = batch
+            .column(0)
+            .as_list_opt::<i32>()
+            .ok_or_else(|| failed("is not a list".to_owned()))?;
+        let options = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
         let tokens = cast_with_options(lists.values(), &DataType::Int32, &options)
             .map_err(|e| failed(format!("has tokens that are no int32, as Megatron's files hold: {e}")))?;
         let tokens = tokens.as_primitive::<Int32Type>();
@@ -65,11 +81,15 @@ impl FormatWriter for Megatron {
                 continue;
             }
             if tokens.slice(range.start, range.len()).null_count() > 0 {
-                return Err(failed("has a NULL among its tokens; leave such rows out of the corpus".to_owned()));
+                return Err(failed(
+                    "has a NULL among its tokens; leave such rows out of the corpus".to_owned(),
+                ));
             }
             // Offsets are 32 bits wide, and so is a length.
             self.lengths.push(range.len() as i32);
-            tokens.values()[range].iter().for_each(|t| bytes.extend_from_slice(&t.to_le_bytes()));
+            tokens.values()[range]
+                .iter()
+                .for_each(|t| bytes.extend_from_slice(&t.to_le_bytes()));
         }
         output.append(&format!("{}.bin", self.prefix), bytes);
         Ok(())

@@ -20,7 +20,12 @@ pub(super) struct PlainParquet {
 
 impl PlainParquet {
     pub(super) fn new(schema: &SchemaRef, file_bytes: u64) -> Self {
-        Self { schema: schema.clone(), file_bytes, encoder: None, files: 0 }
+        Self {
+            schema: schema.clone(),
+            file_bytes,
+            encoder: None,
+            files: 0,
+        }
     }
 
     fn name(&self) -> String {
@@ -56,7 +61,11 @@ impl FormatWriter for PlainParquet {
         encoder.write(batch).map_err(CorpusError::parquet(self.name()))?;
         let bytes = (encoder.bytes_written() + encoder.in_progress_size()) as u64;
         self.encoder = Some(encoder);
-        if bytes >= self.file_bytes { self.close(output) } else { Ok(()) }
+        if bytes >= self.file_bytes {
+            self.close(output)
+        } else {
+            Ok(())
+        }
     }
 
     fn finish(&mut self, output: &mut Output) -> Result<()> {

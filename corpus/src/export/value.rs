@@ -10,9 +10,17 @@ use crate::error::{CorpusError, Result};
 
 /// Formats dates and times by ISO 8601, decimals in full.
 pub(super) fn text(array: &dyn Array, row: usize) -> Result<String> {
+    let printing = || CorpusError::arrow(format!("printing a value of type {}", array.data_type()));
+    if let DataType::Timestamp(unit, Some(_)) = array.data_type() {
+        // Names of zones need a database; the offset of UTC does not.
+        let target = DataType::Timestamp(*unit, Some("+00:00".into()));
+        let one = arrow::compute::cast(&array.slice(row, 1), &target).map_err(printing())?;
+        let formatted = ArrayFormatter::try_new(&one, &FormatOptions::default());
+        return formatted.and_then(|f| f.value(0).try_to_string()).map_err(printing());
+    }
     let formatter = ArrayFormatter::try_new(array, &FormatOptions::default());
     let formatted = formatter.and_then(|f| f.value(row).try_to_string());
-    formatted.map_err(CorpusError::arrow(format!("printing a value of type {}", array.data_type())))
+    formatted.map_err(printing())
 }
 
 /// Gives a value as JSON: NaN and infinities as null, decimals, dates and times as text, bytes as lists of numbers.
@@ -34,7 +42,12 @@ pub(super) fn json(array: &ArrayRef, row: usize) -> Result<Value> {
         }
         DataType::Float64 => array.as_primitive::<Float64Type>().value(row).into(),
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
-        DataType::Binary => array.as_binary::<i32>().value(row).iter().map(|b| Value::from(*b)).collect(),
+        DataType::Binary => array
+            .as_binary::<i32>()
+            .value(row)
+            .iter()
+            .map(|b| Value::from(*b))
+            .collect(),
         DataType::List(_) => Value::Array(items(array.as_list::<i32>().value(row))?),
         DataType::FixedSizeList(_, _) => Value::Array(items(array.as_fixed_size_list().value(row))?),
         DataType::Struct(fields) => {
@@ -65,7 +78,9 @@ pub(super) struct Numbers {
 
 /// numpy's name of the type of a list's elements, if they are numbers.
 pub(super) fn number_type(data_type: &DataType) -> Option<&'static str> {
-    let (DataType::List(item) | DataType::FixedSizeList(item, _)) = data_type else { return None };
+    let (DataType::List(item) | DataType::FixedSizeList(item, _)) = data_type else {
+        return None;
+    };
     Some(match item.data_type() {
         DataType::Int8 => "int8",
         DataType::Int16 => "int16",
@@ -83,7 +98,10 @@ pub(super) fn number_type(data_type: &DataType) -> Option<&'static str> {
 /// [`CorpusError::Column`] if an element is NULL.
 pub(super) fn numbers(column: &str, array: &ArrayRef, row: usize) -> Result<Numbers> {
     if array.is_null(row) {
-        return Ok(Numbers { bytes: Vec::new(), len: 0 });
+        return Ok(Numbers {
+            bytes: Vec::new(),
+            len: 0,
+        });
     }
     let values = match array.data_type() {
         DataType::List(_) => array.as_list::<i32>().value(row),
@@ -104,7 +122,15 @@ pub(super) fn numbers(column: &str, array: &ArrayRef, row: usize) -> Result<Numb
         DataType::Int64 => bytes::<Int64Type>(&values),
         DataType::Float32 => bytes::<Float32Type>(&values),
         DataType::Float64 => bytes::<Float64Type>(&values),
-        other => return Err(CorpusError::column(column, format!("is a list of {other}, not of numbers"))),
+        other => {
+            return Err(CorpusError::column(
+                column,
+                format!("is a list of {other}, not of numbers"),
+            ));
+        }
     };
-    Ok(Numbers { bytes, len: values.len() })
+    Ok(Numbers {
+        bytes,
+        len: values.len(),
+    })
 }

@@ -28,7 +28,14 @@ pub(super) struct WebDataset {
 
 impl WebDataset {
     pub(super) fn new(schema: &SchemaRef, corpus: &str, file_bytes: u64) -> Self {
-        Self { schema: schema.clone(), stem: corpus.to_owned(), file_bytes, tar: Vec::new(), files: 0, rows: 0 }
+        Self {
+            schema: schema.clone(),
+            stem: corpus.to_owned(),
+            file_bytes,
+            tar: Vec::new(),
+            files: 0,
+            rows: 0,
+        }
     }
 
     fn add(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -48,7 +55,10 @@ impl WebDataset {
 
     fn close(&mut self, output: &mut Output) {
         self.tar.resize(self.tar.len() + END_BYTES, 0);
-        output.close(&format!("{}-{:06}.tar", self.stem, self.files), std::mem::take(&mut self.tar));
+        output.close(
+            &format!("{}-{:06}.tar", self.stem, self.files),
+            std::mem::take(&mut self.tar),
+        );
         self.files += 1;
     }
 
@@ -107,7 +117,10 @@ fn npy(column: &str, array: &ArrayRef, row: usize) -> Result<Vec<u8>> {
         Some("float32") => "<f4",
         _ => "<f8",
     };
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({},), }}", list.len);
+    let mut header = format!(
+        "{{'descr': '{descr}', 'fortran_order': False, 'shape': ({},), }}",
+        list.len
+    );
     // Magic, version, length and header together are a multiple of 64 bytes, the last of them a line feed.
     let padding = (64 - (10 + header.len() + 1) % 64) % 64;
     header.extend(std::iter::repeat_n(' ', padding));

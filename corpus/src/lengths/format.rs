@@ -38,9 +38,22 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn new(columns: Vec<String>, block_rows: usize) -> Self {
         let block = vec![Vec::new(); columns.len()];
-        let columns = columns.into_iter().map(|column| ListLength { column, total: 0 }).collect();
-        let index = Index { rows: 0, block_rows: block_rows as u64, columns, blocks: Vec::new() };
-        Self { index, block, out: MAGIC.to_vec(), written: 0 }
+        let columns = columns
+            .into_iter()
+            .map(|column| ListLength { column, total: 0 })
+            .collect();
+        let index = Index {
+            rows: 0,
+            block_rows: block_rows as u64,
+            columns,
+            blocks: Vec::new(),
+        };
+        Self {
+            index,
+            block,
+            out: MAGIC.to_vec(),
+            written: 0,
+        }
     }
 
     /// Adds rows: one slice per column, all of one length.
@@ -95,7 +108,10 @@ impl Encoder {
                 self.out.extend_from_slice(&length.to_le_bytes());
             }
         }
-        self.index.blocks.push(IndexBlock { xxh3: Checksum::of(&self.out[start..]), before });
+        self.index.blocks.push(IndexBlock {
+            xxh3: Checksum::of(&self.out[start..]),
+            before,
+        });
     }
 }
 
@@ -123,7 +139,10 @@ impl Index {
         }
         for block in &self.blocks {
             out.extend_from_slice(&block.xxh3.0.to_le_bytes());
-            block.before.iter().for_each(|b| out.extend_from_slice(&b.to_le_bytes()));
+            block
+                .before
+                .iter()
+                .for_each(|b| out.extend_from_slice(&b.to_le_bytes()));
         }
         out
     }
@@ -133,23 +152,37 @@ impl Index {
         let bytes = &mut bytes;
         let version = u32_of(bytes)?;
         if version != VERSION {
-            return Err(format!("has version {version} of the row-length format, this release reads version {VERSION}"));
+            return Err(format!(
+                "has version {version} of the row-length format, this release reads version {VERSION}"
+            ));
         }
         let (columns, block_rows, _) = (u32_of(bytes)?, u32_of(bytes)?, u32_of(bytes)?);
         let rows = u64_of(bytes)?;
         if block_rows == 0 || columns == 0 || u64::from(columns) > bytes.len() as u64 {
-            return Err(format!("has {columns} columns in blocks of {block_rows} rows, which no writer writes"));
+            return Err(format!(
+                "has {columns} columns in blocks of {block_rows} rows, which no writer writes"
+            ));
         }
         let column = |bytes: &mut &[u8]| {
             let length = u16::from_le_bytes(take::<2>(bytes)?);
             let (name, rest) = bytes.split_at_checked(length.into()).ok_or("ends inside a name")?;
             *bytes = rest;
             let column = String::from_utf8(name.to_vec()).map_err(|_| "has a name that is not UTF-8")?;
-            Ok::<_, String>(ListLength { column, total: u64_of(bytes)? })
+            Ok::<_, String>(ListLength {
+                column,
+                total: u64_of(bytes)?,
+            })
         };
         let columns = (0..columns).map(|_| column(bytes)).collect::<Result<Vec<_>, _>>()?;
-        let mut index = Self { rows, block_rows: block_rows.into(), columns, blocks: Vec::new() };
-        let data = rows.checked_mul(4 * index.columns.len() as u64).and_then(|d| d.checked_add(MAGIC.len() as u64));
+        let mut index = Self {
+            rows,
+            block_rows: block_rows.into(),
+            columns,
+            blocks: Vec::new(),
+        };
+        let data = rows
+            .checked_mul(4 * index.columns.len() as u64)
+            .and_then(|d| d.checked_add(MAGIC.len() as u64));
         if data != Some(offset) {
             return Err(format!("holds {rows} rows, but its data end at byte {offset}"));
         }
@@ -158,7 +191,11 @@ impl Index {
             let before = index.columns.iter().map(|_| u64_of(bytes)).collect::<Result<_, _>>()?;
             index.blocks.push(IndexBlock { xxh3, before });
         }
-        if bytes.is_empty() { Ok(index) } else { Err(format!("has {} bytes after its last block", bytes.len())) }
+        if bytes.is_empty() {
+            Ok(index)
+        } else {
+            Err(format!("has {} bytes after its last block", bytes.len()))
+        }
     }
 }
 

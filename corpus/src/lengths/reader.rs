@@ -41,7 +41,10 @@ impl LengthsReader {
         let tail = read_range(&*store, &path, start..file.bytes).await?;
         let trailer = tail.len().checked_sub(TRAILER_BYTES as usize).map(|at| &tail[at..]);
         let Some(mut trailer) = trailer.filter(|t| t.ends_with(MAGIC)) else {
-            return Err(damaged(format!("does not end with the mark of row lengths ({} bytes read)", tail.len())));
+            return Err(damaged(format!(
+                "does not end with the mark of row lengths ({} bytes read)",
+                tail.len()
+            )));
         };
         let field = |t: &mut &[u8]| u64_of(t).map_err(damaged);
         let (offset, expected) = (field(&mut trailer)?, Checksum(field(&mut trailer)?));
@@ -55,14 +58,20 @@ impl LengthsReader {
             read_range(&*store, &path, offset..end).await?
         };
         if Checksum::of(&index) != expected {
-            return Err(damaged(format!("checksum {} instead of {expected}", Checksum::of(&index))));
+            return Err(damaged(format!(
+                "checksum {} instead of {expected}",
+                Checksum::of(&index)
+            )));
         }
-        let index = Index::decode(&index, offset)
-            .map_err(|detail| CorpusError::format(&path, detail))?;
+        let index = Index::decode(&index, offset).map_err(|detail| CorpusError::format(&path, detail))?;
         if index.rows != file.rows || index.columns != file.columns {
             return Err(damaged("other rows or columns than the manifest says".into()));
         }
-        Ok(Self { store, path, index: Arc::new(index) })
+        Ok(Self {
+            store,
+            path,
+            index: Arc::new(index),
+        })
     }
 
     /// The object.
@@ -153,7 +162,11 @@ impl LengthsReader {
             let wanted = (slots.start.max(base) - base) as usize..(slots.end.min(base + rows) - base) as usize;
             for (column, lengths) in columns.iter_mut().zip(bytes.chunks_exact(4 * rows as usize)) {
                 let words = &lengths[4 * wanted.start..4 * wanted.end];
-                column.extend(words.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])));
+                column.extend(
+                    words
+                        .chunks_exact(4)
+                        .map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])),
+                );
             }
         }
         Ok(columns)
@@ -162,7 +175,11 @@ impl LengthsReader {
     fn require(&self, column: &str) -> Result<usize> {
         self.column_index(column).ok_or_else(|| {
             let have: Vec<_> = self.columns().collect();
-            CorpusError::NotFound { what: "list column", name: column.into(), hint: format!("; there are {}", have.join(", ")) }
+            CorpusError::NotFound {
+                what: "list column",
+                name: column.into(),
+                hint: format!("; there are {}", have.join(", ")),
+            }
         })
     }
 }

@@ -18,7 +18,10 @@ use crate::store::object_path;
 
 /// Gives the names of the columns whose rows have lengths.
 pub(crate) fn list_columns(schema: &Schema) -> Vec<String> {
-    let lists = schema.fields().iter().filter(|f| matches!(f.data_type(), DataType::List(_)));
+    let lists = schema
+        .fields()
+        .iter()
+        .filter(|f| matches!(f.data_type(), DataType::List(_)));
     lists.map(|f| f.name().clone()).collect()
 }
 
@@ -31,14 +34,24 @@ pub(crate) struct LengthsWriter {
 
 impl LengthsWriter {
     pub(crate) fn new(columns: Vec<String>) -> Self {
-        Self { encoder: Encoder::new(columns.clone(), BLOCK_ROWS), columns, rows: 0 }
+        Self {
+            encoder: Encoder::new(columns.clone(), BLOCK_ROWS),
+            columns,
+            rows: 0,
+        }
     }
 
     pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let lengths = |name: &String| {
             let array = batch.column_by_name(name).and_then(|a| a.as_list_opt::<i32>());
             let array = array.ok_or_else(|| CorpusError::column(name, "is not a list"))?;
-            let length = |row| if array.is_null(row) { 0 } else { array.value_length(row) as u32 };
+            let length = |row| {
+                if array.is_null(row) {
+                    0
+                } else {
+                    array.value_length(row) as u32
+                }
+            };
             Ok((0..array.len()).map(length).collect())
         };
         let columns = self.columns.iter().map(lengths).collect::<Result<Vec<Vec<u32>>>>()?;
@@ -63,13 +76,21 @@ impl LengthsWriter {
         let path = format!("_corpusmill/lengths/shards/{}.bin", shard.trim_end_matches(".parquet"));
         let (out, index, bytes) = self.encoder.finish();
         let object = object_path(root, &path)?;
-        store.put(&object, PutPayload::from(out)).await.map_err(CorpusError::store("write", &object))?;
+        store
+            .put(&object, PutPayload::from(out))
+            .await
+            .map_err(CorpusError::store("write", &object))?;
         Ok(Some(described(path, bytes, index)))
     }
 }
 
 fn described(path: String, bytes: u64, index: Index) -> LengthsFile {
-    LengthsFile { path, bytes, rows: index.rows, columns: index.columns }
+    LengthsFile {
+        path,
+        bytes,
+        rows: index.rows,
+        columns: index.columns,
+    }
 }
 
 /// Joins the row lengths of the shards of a version, in the order given (slot order), into one file at `path`.
@@ -87,7 +108,11 @@ pub async fn write_lengths(
     shards: &[ShardFile],
 ) -> Result<Option<LengthsFile>> {
     let mut columns: Vec<String> = Vec::new();
-    for list in shards.iter().filter_map(|s| s.lengths.as_ref()).flat_map(|l| &l.columns) {
+    for list in shards
+        .iter()
+        .filter_map(|s| s.lengths.as_ref())
+        .flat_map(|l| &l.columns)
+    {
         if !columns.contains(&list.column) {
             columns.push(list.column.clone());
         }
@@ -129,5 +154,8 @@ pub async fn write_lengths(
 }
 
 async fn put(upload: &mut BufWriter, bytes: Vec<u8>, object: &Path) -> Result<()> {
-    upload.put(Bytes::from(bytes)).await.map_err(CorpusError::store("write", object))
+    upload
+        .put(Bytes::from(bytes))
+        .await
+        .map_err(CorpusError::store("write", object))
 }

@@ -60,7 +60,10 @@ impl Decode {
             match stored.as_ref().and_then(|s| s.column_by_name(field.name())) {
                 Some(array) => cast_strictly(array, field),
                 None if field.is_nullable() => Ok(new_null_array(field.data_type(), rows)),
-                None => Err(CorpusError::column(field.name(), format!("is not in shard {} and may not be NULL", self.path))),
+                None => Err(CorpusError::column(
+                    field.name(),
+                    format!("is not in shard {} and may not be NULL", self.path),
+                )),
             }
         };
         let columns = self.wanted.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
@@ -72,13 +75,19 @@ impl Decode {
     /// The columns that the file holds of those wanted; `None` if it holds none of them.
     fn decode(&self, rows: usize) -> Result<Option<RecordBatch>> {
         let in_file = self.footer.schema().fields().iter().enumerate();
-        let roots: Vec<usize> =
-            in_file.filter(|(_, f)| self.wanted.field_with_name(f.name()).is_ok()).map(|(i, _)| i).collect();
+        let roots: Vec<usize> = in_file
+            .filter(|(_, f)| self.wanted.field_with_name(f.name()).is_ok())
+            .map(|(i, _)| i)
+            .collect();
         if roots.is_empty() {
             return Ok(None);
         }
         let mask = ProjectionMask::roots(self.footer.parquet_schema(), roots);
-        let source = BlockBytes { base: self.place.offset, file_bytes: self.file_bytes, bytes: self.bytes.clone() };
+        let source = BlockBytes {
+            base: self.place.offset,
+            file_bytes: self.file_bytes,
+            bytes: self.bytes.clone(),
+        };
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(source, self.footer.clone())
             .with_row_groups(vec![self.block])
             .with_projection(mask)
@@ -131,7 +140,9 @@ impl ChunkReader for BlockBytes {
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         let mut bytes = self.from(start)?;
         if length > bytes.len() {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} reach out of the block")));
+            return Err(ParquetError::EOF(format!(
+                "{length} bytes at {start} reach out of the block"
+            )));
         }
         bytes.truncate(length);
         Ok(bytes)

@@ -23,14 +23,17 @@ pub fn partition_value(column: &str, array: &dyn Array, row: usize) -> Result<Op
         || matches!(value_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
         || matches!(value_type, DataType::Boolean | DataType::Date32);
     if !usable {
-        let detail = format!(
-            "cannot partition by {value_type}; partition by text, an integer, a boolean or a DATE (CAST it)"
-        );
+        let detail =
+            format!("cannot partition by {value_type}; partition by text, an integer, a boolean or a DATE (CAST it)");
         return Err(CorpusError::column(column, detail));
     }
     let text = cast(&array.slice(row, 1), &DataType::Utf8)
         .map_err(CorpusError::arrow(format!("partition column `{column}`")))?;
-    let text = text.as_any().downcast_ref::<StringArray>().filter(|t| t.is_valid(0)).map(|t| t.value(0));
+    let text = text
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .filter(|t| t.is_valid(0))
+        .map(|t| t.value(0));
     if text == Some("") {
         let detail = "partition value '' would be read back as NULL by Delta; use NULLIF(x, '') or another value";
         return Err(CorpusError::column(column, detail));
@@ -43,8 +46,13 @@ pub fn partition_value(column: &str, array: &dyn Array, row: usize) -> Result<Op
 /// # Errors
 /// [`CorpusError::Column`] if the text is not a value of that type.
 pub fn partition_array(column: &str, value: Option<&str>, data_type: &DataType, rows: usize) -> Result<ArrayRef> {
-    let Some(text) = value else { return Ok(arrow::array::new_null_array(data_type, rows)) };
-    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let Some(text) = value else {
+        return Ok(arrow::array::new_null_array(data_type, rows));
+    };
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     let one = cast_with_options(&StringArray::from(vec![text]), data_type, &options)
         .map_err(|e| CorpusError::column(column, format!("partition value `{text}` is not {data_type}: {e}")))?;
     let indices = arrow::array::UInt32Array::from(vec![0; rows]);
@@ -112,7 +120,12 @@ mod tests {
     fn what_cannot_partition_says_so() {
         let e = partition_value("score", &Float32Array::from(vec![1.0]), 0).unwrap_err();
         assert!(e.to_string().contains("`score`: cannot partition by Float32"), "{e}");
-        assert!(partition_value("p", &StringArray::from(vec![""]), 0).unwrap_err().to_string().contains("NULLIF"));
+        assert!(
+            partition_value("p", &StringArray::from(vec![""]), 0)
+                .unwrap_err()
+                .to_string()
+                .contains("NULLIF")
+        );
         assert!(partition_array("p", Some("x"), &DataType::Int32, 1).is_err());
     }
 

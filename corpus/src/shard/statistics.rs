@@ -77,11 +77,15 @@ fn bounds(array: &ArrayRef) -> Result<Bounds, arrow::error::ArrowError> {
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Timestamp(_, _) => {
             let values = cast(array, &DataType::Int64)?;
             let values = values.as_primitive::<Int64Type>();
-            min(values).zip(max(values)).map_or(Bounds::None, |(a, b)| Bounds::Integer(a, b))
+            min(values)
+                .zip(max(values))
+                .map_or(Bounds::None, |(a, b)| Bounds::Integer(a, b))
         }
         DataType::Date32 => {
             let values = array.as_primitive::<Date32Type>();
-            min(values).zip(max(values)).map_or(Bounds::None, |(a, b)| Bounds::Integer(a.into(), b.into()))
+            min(values)
+                .zip(max(values))
+                .map_or(Bounds::None, |(a, b)| Bounds::Integer(a.into(), b.into()))
         }
         DataType::Float32 | DataType::Float64 => {
             let values = cast(array, &DataType::Float64)?;
@@ -89,7 +93,9 @@ fn bounds(array: &ArrayRef) -> Result<Bounds, arrow::error::ArrowError> {
             if values.iter().flatten().any(|v| !v.is_finite()) {
                 return Ok(Bounds::Unusable);
             }
-            min(values).zip(max(values)).map_or(Bounds::None, |(a, b)| Bounds::Float(a, b))
+            min(values)
+                .zip(max(values))
+                .map_or(Bounds::None, |(a, b)| Bounds::Float(a, b))
         }
         DataType::Utf8 => {
             let values = array.as_string::<i32>();
@@ -137,7 +143,11 @@ fn day(days: i64) -> Option<Value> {
 }
 
 fn instant(microseconds: i64, utc: bool) -> Option<Value> {
-    let format = if utc { "%Y-%m-%dT%H:%M:%S%.6fZ" } else { "%Y-%m-%dT%H:%M:%S%.6f" };
+    let format = if utc {
+        "%Y-%m-%dT%H:%M:%S%.6fZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%S%.6f"
+    };
     DateTime::from_timestamp_micros(microseconds).map(|t| t.format(format).to_string().into())
 }
 

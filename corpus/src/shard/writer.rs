@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use arrow::array::Scalar;
-use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::concat_batches;
+use arrow::compute::kernels::cmp::distinct;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -48,7 +48,10 @@ pub struct ShardOptions {
 
 impl Default for ShardOptions {
     fn default() -> Self {
-        Self { block_rows: BLOCK_ROWS, zstd_level: 3 }
+        Self {
+            block_rows: BLOCK_ROWS,
+            zstd_level: 3,
+        }
     }
 }
 
@@ -100,12 +103,7 @@ impl ShardWriter {
     /// # Errors
     /// [`CorpusError::Column`] for a type that cannot be stored or a partition column that does not exist,
     /// [`CorpusError::Argument`] for a path or option that is not usable.
-    pub fn new(
-        store: Arc<dyn ObjectStore>,
-        place: ShardPlace,
-        schema: &Schema,
-        options: ShardOptions,
-    ) -> Result<Self> {
+    pub fn new(store: Arc<dyn ObjectStore>, place: ShardPlace, schema: &Schema, options: ShardOptions) -> Result<Self> {
         let schema = stored_schema(schema)?;
         for (column, value) in &place.partition {
             let field = schema
@@ -117,9 +115,17 @@ impl ShardWriter {
         let is_data = |i: &usize| !place.partition.iter().any(|(p, _)| p == schema.field(*i).name());
         let data_columns: Vec<usize> = (0..schema.fields().len()).filter(is_data).collect();
         if data_columns.is_empty() {
-            return Err(CorpusError::argument("shard", &place.path, "a corpus needs a column that is not a partition column"));
+            return Err(CorpusError::argument(
+                "shard",
+                &place.path,
+                "a corpus needs a column that is not a partition column",
+            ));
         }
-        let data_schema = Arc::new(schema.project(&data_columns).map_err(CorpusError::arrow("choosing columns"))?);
+        let data_schema = Arc::new(
+            schema
+                .project(&data_columns)
+                .map_err(CorpusError::arrow("choosing columns"))?,
+        );
         let properties = properties(&data_schema, options)?;
         let encoder = ArrowWriter::try_new(Vec::new(), data_schema.clone(), Some(properties))
             .map_err(CorpusError::parquet(&place.path))?;
@@ -128,9 +134,21 @@ impl ShardWriter {
         let upload = BufWriter::with_capacity(store.clone(), object, 8 << 20);
         let lengths = LengthsWriter::new(list_columns(&data_schema));
         Ok(Self {
-            place, options, store, schema, data_columns, encoder, upload, lengths, bytes: 0,
-            pending: Vec::new(), pending_rows: 0, statistics: StatisticsBuilder::default(),
-            digest: RowDigest::default(), file_hash: Xxh3::new(), blocks: Vec::new(),
+            place,
+            options,
+            store,
+            schema,
+            data_columns,
+            encoder,
+            upload,
+            lengths,
+            bytes: 0,
+            pending: Vec::new(),
+            pending_rows: 0,
+            statistics: StatisticsBuilder::default(),
+            digest: RowDigest::default(),
+            file_hash: Xxh3::new(),
+            blocks: Vec::new(),
         })
     }
 
@@ -156,7 +174,9 @@ impl ShardWriter {
         }
         let stored = to_stored(&self.with_partition(batch)?, &self.schema)?;
         self.digest.add(&stored)?;
-        let data = stored.project(&self.data_columns).map_err(CorpusError::arrow("choosing columns"))?;
+        let data = stored
+            .project(&self.data_columns)
+            .map_err(CorpusError::arrow("choosing columns"))?;
         self.statistics.add(&data)?;
         self.lengths.add(&data)?;
         self.pending_rows += data.num_rows();
@@ -213,23 +233,33 @@ impl ShardWriter {
     /// # Errors
     /// [`CorpusError::Store`] if the store refuses to.
     pub async fn abort(mut self) -> Result<()> {
-        self.upload.abort().await.map_err(CorpusError::store("abandon", &self.place.path))
+        self.upload
+            .abort()
+            .await
+            .map_err(CorpusError::store("abandon", &self.place.path))
     }
 
     fn with_partition(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut columns = batch.columns().to_vec();
         let mut fields = batch.schema_ref().fields().to_vec();
         for (name, value) in &self.place.partition {
-            let field = self.schema.field_with_name(name).map_err(CorpusError::arrow("a partition column"))?;
+            let field = self
+                .schema
+                .field_with_name(name)
+                .map_err(CorpusError::arrow("a partition column"))?;
             let array = partition_array(name, value.as_deref(), field.data_type(), batch.num_rows())?;
             match batch.schema_ref().index_of(name) {
                 Ok(at) => {
-                    let given = to_stored(&batch.project(&[at]).map_err(CorpusError::arrow("a partition column"))?,
-                        &Arc::new(Schema::new(vec![field.clone()])))?;
+                    let given = to_stored(
+                        &batch.project(&[at]).map_err(CorpusError::arrow("a partition column"))?,
+                        &Arc::new(Schema::new(vec![field.clone()])),
+                    )?;
                     let one = Scalar::new(array.slice(0, 1));
                     let differs = distinct(given.column(0), &one).map_err(CorpusError::arrow("a partition column"))?;
                     if let Some(row) = differs.values().set_indices().next() {
-                        let detail = format!("row {row} of a batch is not of partition {value:?}; partition the rows before writing");
+                        let detail = format!(
+                            "row {row} of a batch is not of partition {value:?}; partition the rows before writing"
+                        );
                         return Err(CorpusError::column(name, detail));
                     }
                 }
@@ -277,7 +307,10 @@ impl ShardWriter {
             xxh3: Checksum::of(&encoded[magic..]),
         };
         self.bytes += encoded.len() as u64;
-        self.upload.put(Bytes::from(encoded)).await.map_err(CorpusError::store("write", &self.place.path))?;
+        self.upload
+            .put(Bytes::from(encoded))
+            .await
+            .map_err(CorpusError::store("write", &self.place.path))?;
         Ok(block)
     }
 }
@@ -287,7 +320,10 @@ fn io(path: &str) -> impl FnOnce(std::io::Error) -> CorpusError {
     move |source| CorpusError::Store {
         action: "write",
         path,
-        source: object_store::Error::Generic { store: "upload", source: Box::new(source) },
+        source: object_store::Error::Generic {
+            store: "upload",
+            source: Box::new(source),
+        },
     }
 }
 
@@ -297,7 +333,11 @@ fn io(path: &str) -> impl FnOnce(std::io::Error) -> CorpusError {
 fn properties(schema: &Schema, options: ShardOptions) -> Result<WriterProperties> {
     let refuse = |what, given: String, detail: &str| Err(CorpusError::argument(what, given, detail));
     if options.block_rows == 0 || options.block_rows > 1 << 20 {
-        return refuse("block_rows", options.block_rows.to_string(), "expected 1 to 1,048,576 rows a block");
+        return refuse(
+            "block_rows",
+            options.block_rows.to_string(),
+            "expected 1 to 1,048,576 rows a block",
+        );
     }
     let level = ZstdLevel::try_new(options.zstd_level)
         .map_err(|e| CorpusError::argument("zstd_level", options.zstd_level.to_string(), e.to_string()))?;
@@ -309,7 +349,7 @@ fn properties(schema: &Schema, options: ShardOptions) -> Result<WriterProperties
         .set_offset_index_disabled(true);
     for field in schema.fields() {
         if let DataType::List(item) | DataType::FixedSizeList(item, _) = field.data_type()
-            && item.data_type().is_primitive()
+            && (item.data_type().is_integer() || item.data_type().is_floating())
         {
             let leaf = ColumnPath::new(vec![field.name().clone(), "list".to_owned(), item.name().clone()]);
             builder = numbers(builder, leaf, item.data_type());
@@ -318,12 +358,18 @@ fn properties(schema: &Schema, options: ShardOptions) -> Result<WriterProperties
     Ok(builder.build())
 }
 
-/// Lists of numbers: no dictionary, no general compression in the way of the decoder.
+/// Lists of numbers, by what `examples/decode_tokens.rs` measured: integers packed by their differences under a light
+/// codec decode as fast as plain ones and take three quarters of their bytes (byte stream split with ZSTD takes half,
+/// but readers of Parquet before 2.11, Spark 3 among them, do not know it for integers). Floats do not compress.
 fn numbers(builder: WriterPropertiesBuilder, leaf: ColumnPath, item: &DataType) -> WriterPropertiesBuilder {
-    let _ = item;
+    let (encoding, compression) = if item.is_integer() {
+        (Encoding::DELTA_BINARY_PACKED, Compression::LZ4_RAW)
+    } else {
+        (Encoding::PLAIN, Compression::UNCOMPRESSED)
+    };
     builder
         .set_column_dictionary_enabled(leaf.clone(), false)
-        .set_column_encoding(leaf.clone(), Encoding::PLAIN)
-        .set_column_compression(leaf.clone(), Compression::LZ4_RAW)
+        .set_column_encoding(leaf.clone(), encoding)
+        .set_column_compression(leaf.clone(), compression)
         .set_column_statistics_enabled(leaf, EnabledStatistics::None)
 }

@@ -28,7 +28,11 @@ pub(super) async fn versions(store: &dyn ObjectStore, root: &Path) -> Result<Vec
         // A plain HTTP server cannot list: commits have no gaps, so the last one is found by asking.
         Err(source) => match probe(store, root).await? {
             Some(last) => Ok((0..=last).collect()),
-            None => Err(CorpusError::Store { action: "list", path: log.to_string(), source }),
+            None => Err(CorpusError::Store {
+                action: "list",
+                path: log.to_string(),
+                source,
+            }),
         },
     }
 }
@@ -43,9 +47,11 @@ async fn probe(store: &dyn ObjectStore, root: &Path) -> Result<Option<u64>> {
     let exists = async |version| match store.head(&commit_path(root, version)).await {
         Ok(_) => Ok(true),
         Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(source) => {
-            Err(CorpusError::Store { action: "read", path: commit_path(root, version).to_string(), source })
-        }
+        Err(source) => Err(CorpusError::Store {
+            action: "read",
+            path: commit_path(root, version).to_string(),
+            source,
+        }),
     };
     if !exists(0).await? {
         return Ok(None);
@@ -56,14 +62,23 @@ async fn probe(store: &dyn ObjectStore, root: &Path) -> Result<Option<u64>> {
     }
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        if exists(middle).await? { low = middle } else { high = middle }
+        if exists(middle).await? {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     Ok(Some(low))
 }
 
 /// Reads the actions of a commit, one JSON object a line, and keeps what `commitInfo` says.
 pub(super) fn commit(path: &Path, version: u64, bytes: &[u8]) -> Result<VersionInfo> {
-    let mut info = VersionInfo { version, manifest: None, timestamp_ms: None, operation: None };
+    let mut info = VersionInfo {
+        version,
+        manifest: None,
+        timestamp_ms: None,
+        operation: None,
+    };
     for (number, line) in bytes.split(|b| *b == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -99,8 +114,17 @@ mod tests {
         let info = commit(&Path::from("c"), 3, text.as_bytes()).unwrap();
         assert_eq!((info.version, info.timestamp_ms), (3, Some(7)));
         assert_eq!(info.manifest.as_deref(), Some("_corpusmill/m.json"));
-        let text = text.replace("{\"manifest\":\"_corpusmill/m.json\"}", "\"{\\\"manifest\\\":\\\"x\\\"}\"");
-        assert_eq!(commit(&Path::from("c"), 3, text.as_bytes()).unwrap().manifest.as_deref(), Some("x"));
+        let text = text.replace(
+            "{\"manifest\":\"_corpusmill/m.json\"}",
+            "\"{\\\"manifest\\\":\\\"x\\\"}\"",
+        );
+        assert_eq!(
+            commit(&Path::from("c"), 3, text.as_bytes())
+                .unwrap()
+                .manifest
+                .as_deref(),
+            Some("x")
+        );
         let e = commit(&Path::from("c"), 0, b"{}\n{\"a\"").unwrap_err().to_string();
         assert!(e.contains("c: line 2 is not JSON"), "{e}");
     }
@@ -108,7 +132,12 @@ mod tests {
     #[test]
     fn only_commits_are_versions() {
         assert_eq!(version_of("00000000000000000041.json"), Some(41));
-        for other in ["00000000000000000010.checkpoint.parquet", "_last_checkpoint", "41.json", "99999999999999999999.json"] {
+        for other in [
+            "00000000000000000010.checkpoint.parquet",
+            "_last_checkpoint",
+            "41.json",
+            "99999999999999999999.json",
+        ] {
             assert_eq!(version_of(other), None, "{other}");
         }
     }

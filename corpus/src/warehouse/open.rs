@@ -33,18 +33,28 @@ pub fn open_store(location: &str, options: &StoreOptions) -> Result<(Arc<dyn Obj
     }
     let url = Url::parse(location).map_err(|e| refuse(format!("{e}; expected {SCHEMES}")))?;
     if url.scheme() == "file" {
-        let file = url.to_file_path().map_err(|()| refuse("is not a local path; write file:///folder".into()))?;
+        let file = url
+            .to_file_path()
+            .map_err(|()| refuse("is not a local path; write file:///folder".into()))?;
         let root = Path::from_absolute_path(&file).map_err(|e| refuse(e.to_string()))?;
         return Ok((Arc::new(LocalFileSystem::new()), root));
     }
-    let cloud = |name: &str| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|prefix| name.starts_with(prefix));
+    let cloud = |name: &str| {
+        ["AWS_", "AZURE_", "GOOGLE_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
     // vars_os: a variable that is not UTF-8 is none of ours, and must not abort the process.
     let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     let environment = environment.filter(|(name, value)| cloud(name) && !value.is_empty());
     let given = options.iter().map(|(name, value)| (name.clone(), value.clone()));
     let (store, root) = object_store::parse_url_opts(&url, environment.chain(given)).map_err(|e| match e {
         object_store::Error::Generic { store: "URL", .. } => refuse(format!("{e}; expected {SCHEMES}")),
-        source => CorpusError::Store { action: "open", path: location.to_owned(), source },
+        source => CorpusError::Store {
+            action: "open",
+            path: location.to_owned(),
+            source,
+        },
     })?;
     Ok((Arc::from(store), root))
 }

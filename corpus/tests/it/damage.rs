@@ -9,7 +9,9 @@ use crate::fixture::*;
 
 /// Reads everything that a loader reads; `true` if some of it was refused. Panics if a row is not the right one.
 async fn read_all(warehouse: &Warehouse, expected: &[arrow::array::RecordBatch], lengths: &[u32]) -> bool {
-    let Ok(reader) = CorpusReader::open(warehouse, "c", 0).await else { return true };
+    let Ok(reader) = CorpusReader::open(warehouse, "c", 0).await else {
+        return true;
+    };
     let mut refused = false;
     let blocks: Vec<_> = reader.scan(None, 1).collect().await;
     assert_eq!(blocks.len(), expected.len());
@@ -50,8 +52,16 @@ async fn written() -> Written {
     let lengths = open.read("tokens", 0..90).await.unwrap();
     let root = warehouse.corpus_root("c").unwrap();
     let shards = manifest.shard_files.iter().map(|s| s.path.clone());
-    let all = shards.chain(["_corpusmill/lengths/b0.bin".into(), "_corpusmill/manifests/b0.json".into()]);
-    Written { files: all.map(|p| join(&root, &p)).collect(), warehouse, blocks, lengths }
+    let all = shards.chain([
+        "_corpusmill/lengths/b0.bin".into(),
+        "_corpusmill/manifests/b0.json".into(),
+    ]);
+    Written {
+        files: all.map(|p| join(&root, &p)).collect(),
+        warehouse,
+        blocks,
+        lengths,
+    }
 }
 
 proptest! {
@@ -113,7 +123,12 @@ fn errors_name_file_block_and_fix() {
         put(&w.warehouse, &w.files[0], bytes.clone()).await;
         let reader = CorpusReader::open(&w.warehouse, "c", 0).await.unwrap();
         let e = reader.read_block(0, 0, None).await.unwrap_err().to_string();
-        for part in ["warehouse/c/split=test/g0-s0000-b0-a0.parquet", "block 0 of", "checksum", "rebuild the corpus"] {
+        for part in [
+            "warehouse/c/split=test/g0-s0000-b0-a0.parquet",
+            "block 0 of",
+            "checksum",
+            "rebuild the corpus",
+        ] {
             assert!(e.contains(part), "{part}: {e}");
         }
         bytes.truncate(50);
@@ -126,12 +141,20 @@ fn errors_name_file_block_and_fix() {
         let e = reader.read_block(0, 0, None).await.unwrap_err();
         assert!(e.is_damage() && !e.retry(), "{e}");
         let report = verify(&reader, |_, _| {}).await.unwrap();
-        assert!(!report.is_sound() && report.faults[0].path.contains("split=test"), "{report:?}");
+        assert!(
+            !report.is_sound() && report.faults[0].path.contains("split=test"),
+            "{report:?}"
+        );
     });
 }
 
 #[test]
 fn a_newer_format_says_so() {
-    let e = Manifest::from_json("m.json", br#"{"format": 2, "news": true}"#).unwrap_err().to_string();
-    assert!(e.contains("m.json") && e.contains("format 2") && e.contains("newer corpusmill"), "{e}");
+    let e = Manifest::from_json("m.json", br#"{"format": 2, "news": true}"#)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("m.json") && e.contains("format 2") && e.contains("newer corpusmill"),
+        "{e}"
+    );
 }

@@ -10,7 +10,13 @@ use crate::fixture::*;
 async fn write(batches: &[RecordBatch]) -> (ShardFile, Vec<u8>) {
     let warehouse = memory();
     let root = warehouse.corpus_root("c").unwrap();
-    let place = ShardPlace { root: root.clone(), path: "s.parquet".into(), partition: vec![], generation: 0, shard: 0 };
+    let place = ShardPlace {
+        root: root.clone(),
+        path: "s.parquet".into(),
+        partition: vec![],
+        generation: 0,
+        shard: 0,
+    };
     let mut writer = ShardWriter::new(warehouse.store().clone(), place, batches[0].schema_ref(), SMALL).unwrap();
     for batch in batches {
         writer.write(batch).await.unwrap();
@@ -48,7 +54,7 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(n)).chain([0, n]).collect();
         cuts.sort_unstable();
         let pieces: Vec<_> = cuts.windows(2).map(|w| rows.slice(w[0], w[1] - w[0])).collect();
-        let (whole, whole_bytes) = run(write(&[rows.clone()]));
+        let (whole, whole_bytes) = run(write(std::slice::from_ref(&rows)));
         let (cut, cut_bytes) = run(write(&pieces));
         prop_assert_eq!(&whole, &cut);
         prop_assert!(whole_bytes == cut_bytes);
@@ -101,8 +107,17 @@ fn floats_that_are_equal_digest_equally() {
 #[test]
 fn a_new_nullable_column_leaves_the_digest_as_it_is() {
     let rows = posts(10);
-    let mut columns: Vec<_> = rows.schema().fields().iter().map(|f| f.name().clone()).zip(rows.columns().to_vec()).collect();
-    columns.push(("added".into(), arrow::array::new_null_array(&arrow::datatypes::DataType::Int64, 10)));
+    let mut columns: Vec<_> = rows
+        .schema()
+        .fields()
+        .iter()
+        .map(|f| f.name().clone())
+        .zip(rows.columns().to_vec())
+        .collect();
+    columns.push((
+        "added".into(),
+        arrow::array::new_null_array(&arrow::datatypes::DataType::Int64, 10),
+    ));
     let wider = RecordBatch::try_from_iter(columns).unwrap();
     assert_eq!(RowDigest::of(&wider).unwrap(), RowDigest::of(&rows).unwrap());
 }
@@ -113,7 +128,10 @@ fn layout_of_nested_columns_has_no_part_in_the_digest() {
     use arrow::datatypes::{DataType, Field};
     let rows = posts(30);
     let item = |t| std::sync::Arc::new(Field::new("other", t, true));
-    for target in [DataType::LargeList(item(DataType::Int32)), DataType::ListView(item(DataType::Int32))] {
+    for target in [
+        DataType::LargeList(item(DataType::Int32)),
+        DataType::ListView(item(DataType::Int32)),
+    ] {
         let tokens = cast(rows.column_by_name("tokens").unwrap(), &target).unwrap();
         let one = RecordBatch::try_from_iter([("tokens", tokens)]).unwrap();
         let plain = rows.project(&[rows.schema().index_of("tokens").unwrap()]).unwrap();

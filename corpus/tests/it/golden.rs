@@ -12,7 +12,9 @@ use corpusmill_corpus::*;
 use crate::fixture::*;
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
 }
 
 fn bless() -> bool {
@@ -39,7 +41,10 @@ fn every_type() -> Vec<(&'static str, ArrayRef)> {
     map.append(true).unwrap();
     map.append(false).unwrap();
     let part: ArrayRef = Arc::new(Int8Array::from(vec![Some(5), None]));
-    let fields = Fields::from(vec![Field::new("x", DataType::Int8, true), Field::new("gone", DataType::Utf8, true)]);
+    let fields = Fields::from(vec![
+        Field::new("x", DataType::Int8, true),
+        Field::new("gone", DataType::Utf8, true),
+    ]);
     let gone = new_null_array(&DataType::Utf8, 2);
     let structure = StructArray::new(fields, vec![part, gone], Some(vec![true, false].into()));
     vec![
@@ -47,14 +52,32 @@ fn every_type() -> Vec<(&'static str, ArrayRef)> {
         ("integer", Arc::new(Int16Array::from(vec![Some(-7), None]))),
         ("unsigned", Arc::new(UInt64Array::from(vec![Some(u64::MAX), None]))),
         ("float", Arc::new(Float32Array::from(vec![Some(0.1), None]))),
-        ("decimal", Arc::new(Decimal128Array::from(vec![Some(-12_345), None]).with_precision_and_scale(9, 2).unwrap())),
+        (
+            "decimal",
+            Arc::new(
+                Decimal128Array::from(vec![Some(-12_345), None])
+                    .with_precision_and_scale(9, 2)
+                    .unwrap(),
+            ),
+        ),
         ("text", Arc::new(StringViewArray::from(vec![Some("ünï"), None]))),
-        ("binary", Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size([Some([1u8, 2]), None].into_iter(), 2).unwrap())),
+        (
+            "binary",
+            Arc::new(
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size([Some([1u8, 2]), None].into_iter(), 2).unwrap(),
+            ),
+        ),
         ("date", Arc::new(Date32Array::from(vec![Some(19_000), None]))),
         ("time", Arc::new(Time32SecondArray::from(vec![Some(3_600), None]))),
-        ("instant", Arc::new(TimestampSecondArray::from(vec![Some(1_700_000_000), None]).with_timezone("+02:00"))),
+        (
+            "instant",
+            Arc::new(TimestampSecondArray::from(vec![Some(1_700_000_000), None]).with_timezone("+02:00")),
+        ),
         ("local", Arc::new(TimestampNanosecondArray::from(vec![Some(5), None]))),
-        ("duration", Arc::new(DurationMillisecondArray::from(vec![Some(9), None]))),
+        (
+            "duration",
+            Arc::new(DurationMillisecondArray::from(vec![Some(9), None])),
+        ),
         ("list", Arc::new(list.finish())),
         ("list_with_null", Arc::new(holes.finish())),
         ("floats", Arc::new(floats.finish())),
@@ -70,8 +93,15 @@ fn canonical_encoding_is_what_it_was() {
         let batch = RecordBatch::try_from_iter_with_nullable([(name, array.clone(), true)]).unwrap();
         let digest = RowDigest::of(&batch.slice(0, 1)).unwrap();
         let keys = key_hashes(&[array]).unwrap();
-        lines.push_str(&format!("{name} digest {digest} key {:016x} null {:016x}\n", keys[0], keys[1]));
-        assert_eq!(RowDigest::of(&batch.slice(1, 1)).unwrap().sum, xxh128_of_nothing(), "{name}");
+        lines.push_str(&format!(
+            "{name} digest {digest} key {:016x} null {:016x}\n",
+            keys[0], keys[1]
+        ));
+        assert_eq!(
+            RowDigest::of(&batch.slice(1, 1)).unwrap().sum,
+            xxh128_of_nothing(),
+            "{name}"
+        );
     }
     let path = golden("canonical-v1.txt");
     if bless() {
@@ -132,7 +162,9 @@ fn a_corpus_is_written_and_read_as_it_was() {
 
 #[test]
 fn schemas_are_read_back_from_their_json() {
-    let storable = every_type().into_iter().filter(|(name, _)| !matches!(*name, "time" | "duration"));
+    let storable = every_type()
+        .into_iter()
+        .filter(|(name, _)| !matches!(*name, "time" | "duration"));
     let batch = RecordBatch::try_from_iter_with_nullable(storable.map(|(n, a)| (n, a, true))).unwrap();
     let columns = columns_of(&batch.schema()).unwrap();
     let json = serde_json::to_string_pretty(&columns).unwrap();
@@ -148,6 +180,10 @@ fn schemas_are_read_back_from_their_json() {
     for refused in ["time", "duration"] {
         let array = every_type().into_iter().find(|(n, _)| *n == refused).unwrap().1;
         let e = stored_schema(&Schema::new(vec![Field::new(refused, array.data_type().clone(), true)])).unwrap_err();
-        assert!(e.to_string().contains(&format!("column `{refused}`: a corpus cannot hold")), "{e}");
+        assert!(
+            e.to_string()
+                .contains(&format!("column `{refused}`: a corpus cannot hold")),
+            "{e}"
+        );
     }
 }
