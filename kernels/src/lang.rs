@@ -17,6 +17,8 @@ const DENSE_LETTERS_MIN: usize = 2;
 const SURE: f64 = 0.6;
 /// Below this one it is no better than chance, and whichlang decides.
 const UNSURE: f64 = 0.4;
+/// Below this one whatlang's two best languages of a script are as good as equal.
+const TOSS_UP: f64 = 0.02;
 /// Share of English function words, of at least two, that confirms whichlang. Only English has such a short cut: the
 /// function words of Swedish or Spanish are those of their neighbours too, which whichlang does not know.
 const FUNCTION_WORDS_MIN: f32 = 0.15;
@@ -37,8 +39,9 @@ const FUNCTION_WORDS_MIN: f32 = 0.15;
 /// 2. else whatlang's if it is sure (confidence ≥ 0.6) or whichlang says the same;
 /// 3. else whichlang's if whatlang has no idea (confidence < 0.4), else `und`.
 ///
-/// In other scripts whatlang decides alone. Short posts in a Latin-script language that whichlang does not know can come
-/// out as a neighbour of theirs (Catalan as Spanish, Danish as Swedish), with a low score.
+/// In other scripts whatlang decides alone, and it is `und` where its two best are as good as equal. Short posts in a
+/// Latin-script language that whichlang does not know can come out as a neighbour of theirs (Catalan as Spanish, Danish
+/// as Swedish), with a low score.
 #[must_use]
 pub fn lang_id(texts: &StringArray) -> StructArray {
     let mut langs = StringBuilder::with_capacity(texts.len(), texts.len() * 3);
@@ -84,8 +87,10 @@ fn identify(text: &str, kept: &mut String) -> (&'static str, f32) {
     }
     let detect = || whatlang::detect(kept).map_or((Lang::Eng, 0.0), |i| (i.lang(), i.confidence()));
     if script != Script::Latin {
-        let (lang, confidence) = detect();
-        return (code(lang), confidence as f32);
+        return match detect() {
+            (lang, confidence) if confidence >= TOSS_UP => (code(lang), confidence as f32),
+            _ => (UNDETERMINED, 0.0),
+        };
     }
     let short = whichlang::detect_language(kept);
     if short == whichlang::Lang::Eng {
@@ -246,6 +251,7 @@ mod tests {
             "https://example.com/lorem-ipsum-dolor",
             "1234567890 12:30",
             "&#128514; &amp;",
+            "ювааaéaaааао",
         ] {
             assert_eq!(lang(text), UNDETERMINED, "{text}");
         }
@@ -276,5 +282,14 @@ mod tests {
         let codes: std::collections::HashSet<_> = Lang::all().iter().map(|l| code(*l)).collect();
         assert_eq!(codes.len(), Lang::all().len());
         assert!(codes.iter().all(|c| c.len() == 2));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_has_a_code_and_a_score(s in "(\\PC|[a-zé]{1,8}|[а-я]{1,8}|@|#| ){0,20}") {
+            let got = lang_id(&StringArray::from(vec![s]));
+            let (lang, score) = (got.column(0).as_string::<i32>().value(0), got.column(1).as_primitive::<Float32Type>().value(0));
+            proptest::prop_assert!((lang == UNDETERMINED) == (score == 0.0) && (0.0..=1.0).contains(&score), "{} {}", lang, score);
+        }
     }
 }

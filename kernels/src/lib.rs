@@ -1,12 +1,13 @@
 //! Pure compute over Arrow arrays: what corpusmill's SQL functions do, without SQL, threads or IO.
 //!
 //! ```text
-//!            text ──► normalize ──► pii_redact ──► tokenize ──► List<Int32>
-//!             │                        │
-//!             ├──► lang_id             └── pii_spans
+//!            text ──► text::normalize ──► pii_redact ──► Tokenizer ──► List<Int32>
+//!             │                              │
+//!             ├──► lang_id                   └── pii_spans
 //!             ├──► quality_signals
-//!  any columns ──► content_hash          (exact duplicates)
-//!  group ids   ──► split::assign         (whose groups come from union_find)
+//!             └──► minhash: shingles ──► signature ──► band keys      (near duplicates; verified by jaccard)
+//!  any columns ──► content_hash                                      (exact duplicates)
+//!  pairs       ──► union_find::components ──► split::assign          (no group straddles a split)
 //!  floats      ──► ExactSum              counts ──► psi
 //! ```
 //!
