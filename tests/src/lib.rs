@@ -1,1 +1,17 @@
-//! placeholder
+//! What the tests of the whole stand on: a place to work in, a small data set, SQL run in process, and the program.
+//!
+//! ```text
+//!   all.rs ─► arrows, house        the repository itself
+//!          ─► slt, docs_sql        SQL in process: Database ─► Coordinator
+//!          ─► cli, bad_input, …    the program: Program ─► corpusmill …
+//!          ─► interop, tweets      other readers of a corpus, real posts
+//! ```
+//! To add a test of SQL, add a file to `slt/`; to add one of the program, a function in `all/`, which is one binary.
+
+mod database;
+mod place;
+mod program;
+
+pub use database::{Answer, Database};
+pub use place::{Place, dataset, not_run_here, python, repository, shared};
+pub use program::{Ended, Program, program};

@@ -1,0 +1,24 @@
+//! All tests of the whole, in one binary.
+
+#[path = "all/arrows.rs"]
+mod arrows;
+#[path = "all/bad_input.rs"]
+mod bad_input;
+#[path = "all/cli.rs"]
+mod cli;
+#[path = "all/docs_sql.rs"]
+mod docs_sql;
+#[path = "all/house.rs"]
+mod house;
+#[path = "all/interop.rs"]
+mod interop;
+#[path = "all/moderation.rs"]
+mod moderation;
+#[path = "all/resume.rs"]
+mod resume;
+#[path = "all/slt.rs"]
+mod slt;
+#[path = "all/tweets.rs"]
+mod tweets;
+
+use corpusmill_tests::repository;

@@ -1,0 +1,104 @@
+//! Where tests find things.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use corpusmill_cli::generate::{Format, Options, generate};
+
+/// A folder of a test's own, with a `--home` in it; gone when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// Makes an empty one.
+    ///
+    /// # Errors
+    /// When there is no temporary folder.
+    pub fn new() -> Result<Self> {
+        Ok(Self { folder: tempfile::Builder::new().prefix("corpusmill-test-").tempdir()? })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The home in it, which nobody has made yet.
+    pub fn home(&self) -> PathBuf {
+        self.path().join("home")
+    }
+
+    /// Writes a file of that name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
+        let path = self.path().join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&path, content)?;
+        Ok(path)
+    }
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// A generated data set of 1,500 posts, made once for each process.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn dataset() -> Result<&'static Path> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        let wanted = Options { seed: 11, posts: 1_500, images: 4, format: Format::Parquet };
+        // nextest runs each test in a process of its own: they share the folder, which appears whole or not at all.
+        let folder = std::env::temp_dir().join("corpusmill-test-data").join(format!("{}-{}", wanted.seed, wanted.posts));
+        let private = folder.with_file_name(format!("{}-{}", wanted.seed, std::process::id()));
+        let make = || -> Result<PathBuf> {
+            if !folder.join("dataset.json").exists() {
+                std::fs::create_dir_all(private.parent().context("no temporary folder")?)?;
+                generate(&wanted, &private, true, &AtomicBool::new(false), &|_| {})?;
+                if std::fs::rename(&private, &folder).is_err() {
+                    // Another process was faster; what it made is the same to the byte.
+                    std::fs::remove_dir_all(&private)?;
+                }
+            }
+            Ok(folder.clone())
+        };
+        make().map_err(|error| format!("{error:#}"))
+    });
+    made.as_deref().map_err(|error| anyhow::anyhow!("cannot make the test data: {error}"))
+}
+
+/// A file that the project does not own and that may be absent.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let found = repository().join("../shared").join(path);
+    found.exists().then_some(found)
+}
+
+/// The Python of the cached virtual environment, when it has all of `modules`.
+pub fn python(modules: &[&str]) -> Option<PathBuf> {
+    let python = match std::env::var_os("CORPUSMILL_PYTHON") {
+        Some(python) => PathBuf::from(python),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/corpusmill/venv/bin/python"),
+    };
+    let import = format!("import {}", modules.join(", "));
+    let works = Command::new(&python).args(["-c", &import]).output().is_ok_and(|o| o.status.success());
+    works.then_some(python)
+}
+
+/// Says that a test cannot run on this machine, so that nobody takes it for passed.
+#[expect(clippy::print_stderr, reason = "the only way to be heard from inside a test that is not a failure")]
+pub fn not_run_here(test: &str, why: &str) {
+    eprintln!("not run here: {test}: {why}");
+}
