@@ -130,6 +130,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_version_is_found_without_a_list() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (store, root) = (object_store::memory::InMemory::new(), Path::from("c"));
+            assert_eq!(probe(&store, &root).await.unwrap(), None);
+            for version in 0..23 {
+                store.put(&commit_path(&root, version), "{}".into()).await.unwrap();
+                assert_eq!(probe(&store, &root).await.unwrap(), Some(version));
+            }
+        });
+    }
+
+    #[test]
     fn only_commits_are_versions() {
         assert_eq!(version_of("00000000000000000041.json"), Some(41));
         for other in [

@@ -43,24 +43,48 @@ struct Written {
     files: Vec<object_store::path::Path>,
 }
 
+/// Written once, since every case needs it; each case damages a copy.
 async fn written() -> Written {
+    use std::sync::OnceLock;
+    type Once = (
+        Vec<(object_store::path::Path, Vec<u8>)>,
+        Vec<arrow::array::RecordBatch>,
+        Vec<u32>,
+    );
+    static ONCE: OnceLock<Once> = OnceLock::new();
+    if ONCE.get().is_none() {
+        let warehouse = memory();
+        build(&warehouse, "c", 0, &posts(90), &["split"], SMALL).await;
+        let reader = CorpusReader::open(&warehouse, "c", 0).await.unwrap();
+        let blocks = reader.scan(None, 1).map(|b| b.unwrap().1).collect().await;
+        let lengths = reader.lengths().await.unwrap().read("tokens", 0..90).await.unwrap();
+        let mut objects = Vec::new();
+        for object in warehouse
+            .store()
+            .list(None)
+            .map(Result::unwrap)
+            .collect::<Vec<_>>()
+            .await
+        {
+            objects.push((object.location.clone(), get(&warehouse, &object.location).await));
+        }
+        ONCE.set((objects, blocks, lengths)).ok();
+    }
+    let (objects, blocks, lengths) = ONCE.get().unwrap();
     let warehouse = memory();
-    let manifest = build(&warehouse, "c", 0, &posts(90), &["split"], SMALL).await;
-    let reader = CorpusReader::open(&warehouse, "c", 0).await.unwrap();
-    let blocks = reader.scan(None, 1).map(|b| b.unwrap().1).collect().await;
-    let open = reader.lengths().await.unwrap();
-    let lengths = open.read("tokens", 0..90).await.unwrap();
-    let root = warehouse.corpus_root("c").unwrap();
-    let shards = manifest.shard_files.iter().map(|s| s.path.clone());
-    let all = shards.chain([
-        "_corpusmill/lengths/b0.bin".into(),
-        "_corpusmill/manifests/b0.json".into(),
-    ]);
+    let mut files = Vec::new();
+    for (path, bytes) in objects {
+        put(&warehouse, path, bytes.clone()).await;
+        if !path.as_ref().contains("_delta_log") && !path.as_ref().contains("lengths/shards") {
+            files.push(path.clone());
+        }
+    }
+    files.sort_by_key(|path| (!path.as_ref().ends_with(".parquet"), path.clone()));
     Written {
-        files: all.map(|p| join(&root, &p)).collect(),
+        files,
         warehouse,
-        blocks,
-        lengths,
+        blocks: blocks.clone(),
+        lengths: lengths.clone(),
     }
 }
 
