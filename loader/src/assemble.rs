@@ -71,7 +71,8 @@ impl Documents {
                 docs.offset.push(piece.start as i32);
                 docs.source.push(piece.source as i32);
                 docs.slot.push(piece.slot as i64);
-                docs.delivered.push(u8::from(!piece.masked && !is_masked(piece.source, piece.slot)));
+                docs.delivered
+                    .push(u8::from(!piece.masked && !is_masked(piece.source, piece.slot)));
                 start += piece.length as i32;
             }
         }
@@ -85,7 +86,10 @@ impl Documents {
 
     /// First element and number of elements of a document in a flattened token field.
     pub(crate) fn span(&self, doc: usize, layout: Layout) -> (usize, usize) {
-        (self.pack[doc] as usize * layout.width + self.start[doc] as usize, self.length[doc] as usize)
+        (
+            self.pack[doc] as usize * layout.width + self.start[doc] as usize,
+            self.length[doc] as usize,
+        )
     }
 
     /// Number of the document in its pack.
@@ -107,7 +111,9 @@ impl Produce for Assembler {
     type Item = BatchData;
 
     fn produce(&self, _worker: usize, step: u64) -> Result<Option<BatchData>> {
-        let Some(whole) = self.plan.step(step)? else { return Ok(None) };
+        let Some(whole) = self.plan.step(step)? else {
+            return Ok(None);
+        };
         let share = whole.rank(self.rank, self.world)?;
         let batch = self.assemble(&share)?;
         self.fields.make_ahead(&batch)?;
@@ -132,7 +138,10 @@ impl Assembler {
             }
         }
         let width = plan.width(&documents.length);
-        let layout = Layout { rows: step.len(), width };
+        let layout = Layout {
+            rows: step.len(),
+            width,
+        };
         let input_ids = match &plan.projection.tokens {
             None => None,
             Some(_) => Some(self.input_ids(&documents, &places, &blocks, layout)?),
@@ -141,7 +150,16 @@ impl Assembler {
         for (number, (name, data_type)) in plan.column_types.iter().enumerate() {
             gathered.push(columns::gather(name, data_type, number, &places, &blocks)?);
         }
-        Ok(BatchData::new(plan.clone(), step.step, layout, documents, input_ids, gathered, notes, self.pool.clone()))
+        Ok(BatchData::new(
+            plan.clone(),
+            step.step,
+            layout,
+            documents,
+            input_ids,
+            gathered,
+            notes,
+            self.pool.clone(),
+        ))
     }
 
     fn input_ids(
@@ -191,15 +209,27 @@ fn locate(plan: &OpenPlan, pieces: &[Piece], delivered: &[u8]) -> Result<(Vec<Bl
         }
         let source = &plan.sources[piece.source as usize];
         let (block, row) = source.place_of(piece.slot).ok_or_else(|| {
-            LoaderError::Plan(format!("slot {} is not in {}, which has {} rows", piece.slot, source.name, source.rows))
+            LoaderError::Plan(format!(
+                "slot {} is not in {}, which has {} rows",
+                piece.slot, source.name, source.rows
+            ))
         })?;
-        found.push(Some((BlockId { source: piece.source, block }, row)));
+        found.push(Some((
+            BlockId {
+                source: piece.source,
+                block,
+            },
+            row,
+        )));
     }
     let mut ids: Vec<BlockId> = found.iter().flatten().map(|(id, _)| *id).collect();
     ids.sort_unstable();
     ids.dedup();
     let place = |found: &Option<(BlockId, u32)>| match found {
-        Some((id, row)) => RowPlace { block: ids.binary_search(id).ok().map(|at| at as u32), row: *row },
+        Some((id, row)) => RowPlace {
+            block: ids.binary_search(id).ok().map(|at| at as u32),
+            row: *row,
+        },
         None => RowPlace { block: None, row: 0 },
     };
     let places = found.iter().map(place).collect();

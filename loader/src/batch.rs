@@ -55,7 +55,10 @@ impl FieldSet {
         for name in &wanted {
             if !known.contains(name) {
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                return Err(LoaderError::Plan(format!("fields: batches have no `{name}`{}", nearest(name, &known))));
+                return Err(LoaderError::Plan(format!(
+                    "fields: batches have no `{name}`{}",
+                    nearest(name, &known)
+                )));
             }
         }
         Ok(Self(wanted))
@@ -78,7 +81,13 @@ fn field_names(plan: &OpenPlan) -> Vec<String> {
         (Some(_), None) => &PADDED,
     };
     let columns = plan.projection.columns.iter().map(String::as_str);
-    tokens.iter().chain(&ROWS).copied().chain(columns).map(str::to_owned).collect()
+    tokens
+        .iter()
+        .chain(&ROWS)
+        .copied()
+        .chain(columns)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What a rank gets in one step.
@@ -107,7 +116,17 @@ impl BatchData {
         notes: Vec<String>,
         pool: Arc<SlabPool>,
     ) -> Self {
-        Self { plan, step, layout, documents, input_ids, columns, notes, pool, made: Mutex::default() }
+        Self {
+            plan,
+            step,
+            layout,
+            documents,
+            input_ids,
+            columns,
+            notes,
+            pool,
+            made: Mutex::default(),
+        }
     }
 
     /// The step.
@@ -122,8 +141,13 @@ impl BatchData {
 
     /// Bytes of the arrays that exist.
     pub(crate) fn bytes(&self) -> usize {
-        let made: usize =
-            self.made.lock().unwrap_or_else(PoisonError::into_inner).values().map(|v| v.bytes()).sum();
+        let made: usize = self
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|v| v.bytes())
+            .sum();
         let columns: usize = self.columns.iter().map(|c| c.get_array_memory_size()).sum();
         // Eight vectors of about four bytes a document.
         made + columns + self.input_ids.as_ref().map_or(0, |v| v.bytes()) + self.documents.len() * 33
@@ -138,7 +162,10 @@ impl BatchData {
             return Ok(Some(values.clone()));
         }
         let Some(values) = self.make(name) else { return Ok(None) };
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), values.clone());
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), values.clone());
         Ok(Some(values))
     }
 
@@ -194,7 +221,14 @@ impl BatchData {
             ("row_source".into(), Arc::new(Int32Array::from(docs.source.clone()))),
             ("row_slot".into(), Arc::new(Int64Array::from(docs.slot.clone()))),
         ];
-        named.extend(self.plan.projection.columns.iter().cloned().zip(self.columns.iter().cloned()));
+        named.extend(
+            self.plan
+                .projection
+                .columns
+                .iter()
+                .cloned()
+                .zip(self.columns.iter().cloned()),
+        );
         named
     }
 
@@ -226,7 +260,9 @@ fn as_arrow(values: &Values) -> Result<ArrayRef> {
     let flat: ArrayRef = if data_type == DataType::Boolean {
         Arc::new(BooleanArray::from_iter(values.buffer().iter().map(|b| Some(*b != 0))))
     } else {
-        let data = ArrayData::builder(data_type.clone()).len(elements).add_buffer(values.buffer().clone());
+        let data = ArrayData::builder(data_type.clone())
+            .len(elements)
+            .add_buffer(values.buffer().clone());
         make_array(data.build().map_err(failed())?)
     };
     match shape[..] {
@@ -309,8 +345,15 @@ pub(crate) fn plain_values<'py>(py: Python<'py>, name: &str, array: &ArrayRef) -
 
 /// Casts views and dictionaries to the layouts that decoded blocks have.
 fn plain(name: &str, array: &ArrayRef) -> Result<ArrayRef> {
-    cast_with_options(array, &plain_type(array.data_type()), &CastOptions { safe: false, ..CastOptions::default() })
-        .map_err(LoaderError::arrow(format!("column `{name}`")))
+    cast_with_options(
+        array,
+        &plain_type(array.data_type()),
+        &CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        },
+    )
+    .map_err(LoaderError::arrow(format!("column `{name}`")))
 }
 
 fn python_values<'py>(
@@ -327,10 +370,12 @@ fn python_values<'py>(
             Some(valid) => tagged(py, "masked", values, valid),
         };
     }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let to = |to: DataType| {
-        cast_with_options(array, &to, &strict).map_err(LoaderError::arrow(format!("column `{name}`")))
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
     };
+    let to =
+        |to: DataType| cast_with_options(array, &to, &strict).map_err(LoaderError::arrow(format!("column `{name}`")));
     match array.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 => {
             let texts = to(DataType::LargeUtf8)?;

@@ -41,7 +41,9 @@ pub(crate) struct DecodedBlock {
 impl DecodedBlock {
     /// Tokens of a row; none for a plan without tokens and for a row beyond the block.
     pub(crate) fn tokens_of(&self, row: usize) -> &[i32] {
-        let Some((offsets, values)) = &self.tokens else { return &[] };
+        let Some((offsets, values)) = &self.tokens else {
+            return &[];
+        };
         match offsets.get(row..row + 2) {
             Some([start, end]) => &values[*start as usize..*end as usize],
             _ => &[],
@@ -135,7 +137,10 @@ impl LoaderRuntime {
             .enable_all()
             .build()
             .map_err(LoaderError::io("start the loader's threads"))?;
-        Ok(Self { runtime: Some(runtime), pid: std::process::id() })
+        Ok(Self {
+            runtime: Some(runtime),
+            pid: std::process::id(),
+        })
     }
 
     fn runtime(&self) -> &Runtime {
@@ -153,7 +158,11 @@ impl LoaderRuntime {
     /// Fork, with both process ids.
     pub(crate) fn check_process(&self) -> Result<()> {
         let here = std::process::id();
-        if here == self.pid { Ok(()) } else { Err(LoaderError::Fork { made: self.pid, here }) }
+        if here == self.pid {
+            Ok(())
+        } else {
+            Err(LoaderError::Fork { made: self.pid, here })
+        }
     }
 }
 
@@ -178,8 +187,19 @@ impl BlockStore {
         runtime: Arc<LoaderRuntime>,
     ) -> Self {
         let counters = Arc::new(BlockCounters::default());
-        let reading = Reading { sources, projection, disk, disk_failed: AtomicBool::new(false), counters };
-        Self { reading: Arc::new(reading), memory: Mutex::default(), memory_max, runtime }
+        let reading = Reading {
+            sources,
+            projection,
+            disk,
+            disk_failed: AtomicBool::new(false),
+            counters,
+        };
+        Self {
+            reading: Arc::new(reading),
+            memory: Mutex::default(),
+            memory_max,
+            runtime,
+        }
     }
 
     /// How blocks were come by.
@@ -199,12 +219,18 @@ impl BlockStore {
         self.reading.counters.open.fetch_add(hits, Ordering::Relaxed);
         let mut failed: HashMap<usize, LoaderError> = HashMap::new();
         if !missing.is_empty() {
-            let tasks: Vec<_> = missing.iter().map(|&i| (i, self.spawn(ids[i], cells[i].clone()))).collect();
+            let tasks: Vec<_> = missing
+                .iter()
+                .map(|&i| (i, self.spawn(ids[i], cells[i].clone())))
+                .collect();
             self.runtime.block_on(async {
                 for (i, task) in tasks {
                     let outcome = task.await.unwrap_or_else(|e| {
                         let source = std::io::Error::other(e);
-                        Err(LoaderError::Io { context: "read a block".into(), source })
+                        Err(LoaderError::Io {
+                            context: "read a block".into(),
+                            source,
+                        })
                     });
                     if let Err(e) = outcome {
                         failed.insert(i, e);
@@ -217,7 +243,10 @@ impl BlockStore {
             Some(e) => Err(e),
             None => cells[i].get().cloned().ok_or_else(|| {
                 let source = std::io::Error::other("the block was not loaded");
-                LoaderError::Io { context: "read a block".into(), source }
+                LoaderError::Io {
+                    context: "read a block".into(),
+                    source,
+                }
             }),
         };
         (0..ids.len()).map(one).collect()
@@ -228,7 +257,11 @@ impl BlockStore {
         memory.clock += 1;
         let clock = memory.clock;
         let cell = |id: &BlockId| {
-            let open = memory.open.entry(*id).or_insert_with(|| Open { cell: Cell::default(), used: 0, bytes: 0 });
+            let open = memory.open.entry(*id).or_insert_with(|| Open {
+                cell: Cell::default(),
+                used: 0,
+                bytes: 0,
+            });
             open.used = clock;
             open.cell.clone()
         };
@@ -237,7 +270,9 @@ impl BlockStore {
 
     fn spawn(&self, id: BlockId, cell: Cell) -> tokio::task::JoinHandle<Result<()>> {
         let reading = self.reading.clone();
-        self.runtime.runtime().spawn(async move { cell.get_or_try_init(|| reading.load(id)).await.map(drop) })
+        self.runtime
+            .runtime()
+            .spawn(async move { cell.get_or_try_init(|| reading.load(id)).await.map(drop) })
     }
 
     /// Counts what was loaded, and closes the blocks unused for longest if it is too much.
@@ -260,7 +295,11 @@ impl BlockStore {
         }
         while memory.bytes > self.memory_max {
             let clock = memory.clock;
-            let oldest = memory.open.iter().filter(|(_, o)| o.bytes > 0 && o.used < clock).min_by_key(|(_, o)| o.used);
+            let oldest = memory
+                .open
+                .iter()
+                .filter(|(_, o)| o.bytes > 0 && o.used < clock)
+                .min_by_key(|(_, o)| o.used);
             let Some(id) = oldest.map(|(id, _)| *id) else { break };
             if let Some(closed) = memory.open.remove(&id) {
                 memory.bytes -= closed.bytes;
@@ -283,9 +322,13 @@ impl Reading {
         }
         let batch = source.read(place, &self.projection.names()).await?;
         let batch = normalised(&batch, &self.projection)?;
-        let block = self.opened(&batch).ok_or_else(|| LoaderError::Plan("a block lacks the plan's columns".into()))?;
+        let block = self
+            .opened(&batch)
+            .ok_or_else(|| LoaderError::Plan("a block lacks the plan's columns".into()))?;
         self.counters.read.fetch_add(1, Ordering::Relaxed);
-        self.counters.read_bytes.fetch_add(block.bytes as u64, Ordering::Relaxed);
+        self.counters
+            .read_bytes
+            .fetch_add(block.bytes as u64, Ordering::Relaxed);
         if let Some(disk) = &self.disk
             && !self.disk_failed.load(Ordering::Relaxed)
             && disk.put(key, &batch).is_err()
@@ -322,11 +365,23 @@ impl Reading {
                 Some((list.offsets().clone(), values.values().clone()))
             }
         };
-        let columns: Option<Vec<ArrayRef>> =
-            self.projection.columns.iter().map(|c| batch.column_by_name(c).cloned()).collect();
-        let size = |a: &ArrayRef| a.to_data().get_slice_memory_size().unwrap_or_else(|_| a.get_array_memory_size());
+        let columns: Option<Vec<ArrayRef>> = self
+            .projection
+            .columns
+            .iter()
+            .map(|c| batch.column_by_name(c).cloned())
+            .collect();
+        let size = |a: &ArrayRef| {
+            a.to_data()
+                .get_slice_memory_size()
+                .unwrap_or_else(|_| a.get_array_memory_size())
+        };
         let bytes = batch.columns().iter().map(size).sum();
-        Some(DecodedBlock { tokens, columns: columns?, bytes })
+        Some(DecodedBlock {
+            tokens,
+            columns: columns?,
+            bytes,
+        })
     }
 }
 
@@ -346,7 +401,10 @@ pub(crate) fn plain_type(data_type: &DataType) -> DataType {
 
 /// Brings a block to the types that batches are made of: tokens to `List<Int32>`, views and dictionaries to plain.
 fn normalised(batch: &RecordBatch, projection: &Projection) -> Result<RecordBatch> {
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     let mut fields = Vec::new();
     let mut columns = Vec::new();
     for name in projection.names() {
@@ -359,10 +417,16 @@ fn normalised(batch: &RecordBatch, projection: &Projection) -> Result<RecordBatc
             plain_type(field.data_type())
         };
         let column = batch.column(at);
-        let cast = if column.data_type() == &to { Ok(column.clone()) } else { cast_with_options(column, &to, &strict) };
+        let cast = if column.data_type() == &to {
+            Ok(column.clone())
+        } else {
+            cast_with_options(column, &to, &strict)
+        };
         let column = cast.map_err(LoaderError::arrow(format!("column `{name}`")))?;
         if is_tokens && column.as_list::<i32>().values().null_count() > 0 {
-            return Err(LoaderError::Plan(format!("column `{name}` has NULL among its token ids: filter them in SQL")));
+            return Err(LoaderError::Plan(format!(
+                "column `{name}` has NULL among its token ids: filter them in SQL"
+            )));
         }
         fields.push(Field::new(name, to, true));
         columns.push(column);

@@ -73,7 +73,10 @@ impl LoaderError {
         match self {
             Self::Io { source, .. } => {
                 use std::io::ErrorKind as K;
-                matches!(source.kind(), K::Interrupted | K::TimedOut | K::WouldBlock | K::ConnectionReset)
+                matches!(
+                    source.kind(),
+                    K::Interrupted | K::TimedOut | K::WouldBlock | K::ConnectionReset
+                )
             }
             Self::Corpus(e) => e.retry(),
             Self::Stream(e) => e.retry(),
@@ -102,8 +105,27 @@ impl LoaderError {
         move |source| Self::Arrow { context, source }
     }
 
+    /// The message, and those of the errors beneath it that it does not repeat itself.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut message = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(e) = cause {
+            let text = e.to_string();
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            cause = e.source();
+        }
+        message
+    }
+
     fn class(&self) -> &'static str {
+        use corpusmill_stream::Error as Stream;
         match self {
+            Self::Stream(Stream::Lengths { source, .. }) => {
+                source.downcast_ref::<Self>().map_or("CorpusmillError", Self::class)
+            }
             Self::Plan(_) => "PlanError",
             Self::NotFound(_) => "NotFoundError",
             Self::State(_) => "StateError",
@@ -111,7 +133,7 @@ impl LoaderError {
             Self::Fork { .. } => "ForkError",
             Self::Corpus(e) if e.is_damage() => "CorruptBlockError",
             Self::Corpus(corpusmill_corpus::CorpusError::NotFound { .. }) => "NotFoundError",
-            Self::Stream(corpusmill_stream::Error::OtherPlan { .. } | corpusmill_stream::Error::State { .. }) => "StateError",
+            Self::Stream(Stream::OtherPlan { .. } | Stream::State { .. }) => "StateError",
             Self::Stream(_) => "PlanError",
             Self::Corpus(_) | Self::Arrow { .. } | Self::Io { .. } | Self::Panic { .. } => "CorpusmillError",
         }
@@ -120,7 +142,7 @@ impl LoaderError {
 
 impl From<LoaderError> for PyErr {
     fn from(e: LoaderError) -> PyErr {
-        let message = e.to_string();
+        let message = e.with_causes();
         if matches!(e, LoaderError::Io { .. }) {
             return PyOSError::new_err(message);
         }

@@ -1,7 +1,10 @@
 //! The one module with `unsafe`: the buffer protocol, the Arrow C data interface, and memory maps.
 //!
 //! Nothing outside needs to know how these work; each function states what it relies on.
-#![expect(unsafe_code, reason = "CPython's buffer protocol, Arrow's C structs and mmap have no safe form")]
+#![expect(
+    unsafe_code,
+    reason = "CPython's buffer protocol, Arrow's C structs and mmap have no safe form"
+)]
 
 use std::ffi::{CStr, c_int, c_void};
 use std::fs::File;
@@ -43,7 +46,9 @@ pub(crate) fn fill_buffer(
         return Err(PyBufferError::new_err("the view is null"));
     }
     if flags & py_ffi::PyBUF_WRITABLE == py_ffi::PyBUF_WRITABLE && !exposed.writable {
-        return Err(PyBufferError::new_err("these values are a read-only view of a mapped file: copy them first"));
+        return Err(PyBufferError::new_err(
+            "these values are a read-only view of a mapped file: copy them first",
+        ));
     }
     let wants = |flag: c_int| flags & flag == flag;
     // SAFETY: CPython passes a valid, writable Py_buffer. `owner` is the object that owns data, shape and strides, and
@@ -53,13 +58,22 @@ pub(crate) fn fill_buffer(
         (*view).len = exposed.shape.iter().product::<isize>() * exposed.item_bytes;
         (*view).readonly = c_int::from(!exposed.writable);
         (*view).itemsize = exposed.item_bytes;
-        (*view).format =
-            if wants(py_ffi::PyBUF_FORMAT) { exposed.format.as_ptr().cast_mut() } else { std::ptr::null_mut() };
+        (*view).format = if wants(py_ffi::PyBUF_FORMAT) {
+            exposed.format.as_ptr().cast_mut()
+        } else {
+            std::ptr::null_mut()
+        };
         (*view).ndim = exposed.shape.len() as c_int;
-        (*view).shape =
-            if wants(py_ffi::PyBUF_ND) { exposed.shape.as_ptr().cast_mut() } else { std::ptr::null_mut() };
-        (*view).strides =
-            if wants(py_ffi::PyBUF_STRIDES) { exposed.strides.as_ptr().cast_mut() } else { std::ptr::null_mut() };
+        (*view).shape = if wants(py_ffi::PyBUF_ND) {
+            exposed.shape.as_ptr().cast_mut()
+        } else {
+            std::ptr::null_mut()
+        };
+        (*view).strides = if wants(py_ffi::PyBUF_STRIDES) {
+            exposed.strides.as_ptr().cast_mut()
+        } else {
+            std::ptr::null_mut()
+        };
         (*view).suboffsets = std::ptr::null_mut();
         (*view).internal = std::ptr::null_mut();
         (*view).obj = owner.into_ptr();
@@ -114,7 +128,9 @@ pub(crate) fn import_batches(value: &Bound<'_, PyAny>) -> PyResult<Vec<RecordBat
     use arrow::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
     let capsule = value.call_method0("__arrow_c_stream__")?;
     let capsule = capsule.cast::<PyCapsule>()?;
-    let stream = capsule.pointer_checked(Some(c"arrow_array_stream"))?.cast::<FFI_ArrowArrayStream>();
+    let stream = capsule
+        .pointer_checked(Some(c"arrow_array_stream"))?
+        .cast::<FFI_ArrowArrayStream>();
     // SAFETY: the capsule's name was checked, so the pointer is an ArrowArrayStream. `from_raw` moves it out and marks
     // the original as released, which the capsule's destructor honours.
     let stream = unsafe { FFI_ArrowArrayStream::from_raw(stream.as_ptr()) };

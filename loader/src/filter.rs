@@ -58,11 +58,28 @@ pub(crate) enum Literal {
 /// A condition over columns that is TRUE, FALSE or NULL for a row; a row passes when it is TRUE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Predicate {
-    Compare { column: String, operator: Comparison, literal: Literal },
-    In { column: String, literals: Vec<Literal>, negated: bool },
-    Like { column: String, pattern: String, negated: bool },
-    IsNull { column: String, negated: bool },
-    Truth { column: String },
+    Compare {
+        column: String,
+        operator: Comparison,
+        literal: Literal,
+    },
+    In {
+        column: String,
+        literals: Vec<Literal>,
+        negated: bool,
+    },
+    Like {
+        column: String,
+        pattern: String,
+        negated: bool,
+    },
+    IsNull {
+        column: String,
+        negated: bool,
+    },
+    Truth {
+        column: String,
+    },
     And(Vec<Predicate>),
     Or(Vec<Predicate>),
     Not(Box<Predicate>),
@@ -106,15 +123,33 @@ impl fmt::Display for Predicate {
             parts.join(by)
         };
         match self {
-            Self::Compare { column, operator, literal } => {
+            Self::Compare {
+                column,
+                operator,
+                literal,
+            } => {
                 write!(f, "{} {} {literal}", quoted(column), operator.text())
             }
-            Self::In { column, literals, negated } => {
+            Self::In {
+                column,
+                literals,
+                negated,
+            } => {
                 let list: Vec<String> = literals.iter().map(Literal::to_string).collect();
                 write!(f, "{}{} IN ({})", quoted(column), not(*negated), list.join(", "))
             }
-            Self::Like { column, pattern, negated } => {
-                write!(f, "{}{} LIKE {}", quoted(column), not(*negated), Literal::Text(pattern.clone()))
+            Self::Like {
+                column,
+                pattern,
+                negated,
+            } => {
+                write!(
+                    f,
+                    "{}{} LIKE {}",
+                    quoted(column),
+                    not(*negated),
+                    Literal::Text(pattern.clone())
+                )
             }
             Self::IsNull { column, negated } => write!(f, "{} IS{} NULL", quoted(column), not(*negated)),
             Self::Truth { column } => f.write_str(&quoted(column)),

@@ -44,7 +44,13 @@ fn write_corpus(
 ) -> PyResult<u64> {
     let batches = crate::ffi::import_batches(table)?;
     let py = table.py();
-    let recipe = Recipe { primary_key, partition_by, shards, block_rows, masked };
+    let recipe = Recipe {
+        primary_key,
+        partition_by,
+        shards,
+        block_rows,
+        masked,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(py.detach(|| runtime.block_on(write(warehouse, name, &batches, recipe)))?)
 }
@@ -65,7 +71,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 async fn write(location: &str, name: &str, batches: &[RecordBatch], recipe: Recipe) -> Result<u64> {
     let arrow = |what: &str| LoaderError::arrow(format!("fixture: {what}"));
-    let first = batches.first().ok_or_else(|| LoaderError::Plan("fixture: no batch, not even an empty one".into()))?;
+    let first = batches
+        .first()
+        .ok_or_else(|| LoaderError::Plan("fixture: no batch, not even an empty one".into()))?;
     std::fs::create_dir_all(location).map_err(LoaderError::io("fixture"))?;
     let warehouse = Warehouse::open(location, &StoreOptions::new())?;
     let root = warehouse.corpus_root(name)?;
@@ -82,8 +90,17 @@ async fn write(location: &str, name: &str, batches: &[RecordBatch], recipe: Reci
     for ((partition, shard), rows) in placed(&all, &recipe)? {
         let values: Vec<(String, Option<String>)> = recipe.partition_by.iter().cloned().zip(partition).collect();
         let path = shard_path(&values, 0, shard, &build, "a");
-        let place = ShardPlace { root: root.clone(), path, partition: values, generation: 0, shard };
-        let options = ShardOptions { block_rows: recipe.block_rows, ..ShardOptions::default() };
+        let place = ShardPlace {
+            root: root.clone(),
+            path,
+            partition: values,
+            generation: 0,
+            shard,
+        };
+        let options = ShardOptions {
+            block_rows: recipe.block_rows,
+            ..ShardOptions::default()
+        };
         let mut writer = ShardWriter::new(warehouse.store().clone(), place, &schema, options)?;
         let rows = take_record_batch(&all, &UInt32Array::from(rows)).map_err(arrow("placing rows"))?;
         writer.write(&rows).await?;
@@ -105,13 +122,20 @@ fn placed(all: &RecordBatch, recipe: &Recipe) -> Result<BTreeMap<Place, Vec<u32>
     let hashes = key_hashes(&keys)?;
     let fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
     let converter = RowConverter::new(fields).map_err(LoaderError::arrow("fixture keys"))?;
-    let sortable = converter.convert_columns(&keys).map_err(LoaderError::arrow("fixture keys"))?;
+    let sortable = converter
+        .convert_columns(&keys)
+        .map_err(LoaderError::arrow("fixture keys"))?;
     let partitions = recipe.partition_by.iter().map(column).collect::<Result<Vec<_>>>()?;
     let mut places: BTreeMap<Place, Vec<u32>> = BTreeMap::new();
     for (row, hash) in hashes.iter().enumerate() {
         let values = partitions.iter().zip(&recipe.partition_by);
-        let values = values.map(|(array, name)| Ok(partition_value(name, array, row)?)).collect::<Result<_>>()?;
-        places.entry((values, shard_of(*hash, recipe.shards))).or_default().push(row as u32);
+        let values = values
+            .map(|(array, name)| Ok(partition_value(name, array, row)?))
+            .collect::<Result<_>>()?;
+        places
+            .entry((values, shard_of(*hash, recipe.shards)))
+            .or_default()
+            .push(row as u32);
     }
     for rows in places.values_mut() {
         rows.sort_by_key(|r| (hashes[*r as usize], sortable.row(*r as usize)));
@@ -119,7 +143,10 @@ fn placed(all: &RecordBatch, recipe: &Recipe) -> Result<BTreeMap<Place, Vec<u32>
     Ok(places)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a commit, put together in one place")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a commit, put together in one place"
+)]
 async fn commit(
     warehouse: &Warehouse,
     root: &Path,
@@ -155,7 +182,11 @@ async fn commit(
         bytes: 0,
         digest: RowDigest::default(),
         lengths: None,
-        masked: recipe.masked.into_iter().map(|(start, end)| SlotRange { start, end }).collect(),
+        masked: recipe
+            .masked
+            .into_iter()
+            .map(|(start, end)| SlotRange { start, end })
+            .collect(),
         cpu: "fixture".into(),
         shard_files: vec![],
         more: BTreeMap::new(),
@@ -183,5 +214,12 @@ async fn commit(
 async fn put(warehouse: &Warehouse, root: &Path, below: &str, text: String) -> Result<()> {
     let path = Path::parse(format!("{root}/{below}")).map_err(|e| LoaderError::Plan(format!("fixture: {e}")))?;
     let put = warehouse.store().put(&path, PutPayload::from(text)).await;
-    put.map(drop).map_err(|source| CorpusError::Store { action: "write", path: path.to_string(), source }.into())
+    put.map(drop).map_err(|source| {
+        CorpusError::Store {
+            action: "write",
+            path: path.to_string(),
+            source,
+        }
+        .into()
+    })
 }

@@ -27,6 +27,7 @@ mod ffi;
 mod filter;
 #[cfg(feature = "fixtures")]
 mod fixtures;
+mod kept;
 mod loader;
 mod plan;
 mod prefetch;

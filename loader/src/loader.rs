@@ -58,7 +58,12 @@ impl PyLoader {
             fields: self.fields.clone(),
             pool: self.pool.clone(),
         };
-        let ahead = Arc::new(Prefetcher::start(assembler, position.step, self.threads, self.prefetch_bytes)?);
+        let ahead = Arc::new(Prefetcher::start(
+            assembler,
+            position.step,
+            self.threads,
+            self.prefetch_bytes,
+        )?);
         position.ahead = Some(ahead.clone());
         Ok(ahead)
     }
@@ -75,7 +80,11 @@ impl PyLoader {
     /// Goes to a step; what was made ahead for another is dropped.
     fn go_to(&self, step: u64) {
         let mut position = self.position();
-        let dropped = if position.step == step { None } else { position.ahead.take() };
+        let dropped = if position.step == step {
+            None
+        } else {
+            position.ahead.take()
+        };
         position.step = step;
         if let Some(ahead) = &dropped {
             position.bytes_peak = position.bytes_peak.max(ahead.bytes_peak());
@@ -116,7 +125,11 @@ impl PyLoader {
             fields,
             pool: SlabPool::new(SLABS_MAX),
             counters: Counters::default(),
-            position: Mutex::new(Position { step: 0, ahead: None, bytes_peak: 0 }),
+            position: Mutex::new(Position {
+                step: 0,
+                ahead: None,
+                bytes_peak: 0,
+            }),
         })
     }
 
@@ -149,8 +162,10 @@ impl PyLoader {
     /// Goes to the position that a state says.
     fn load_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
         self.plan.runtime.check_process()?;
-        let state = State::from_json(state)
-            .map_err(|e| LoaderError::State(format!("{e}: expected what state_dict() returned ({})", source_of(&e))))?;
+        let state = State::from_json(state).map_err(|e| {
+            let e = LoaderError::from(e);
+            LoaderError::State(format!("{}: expected what state_dict() returned", e.with_causes()))
+        })?;
         py.detach(|| {
             let step = self.plan.resume(&state)?;
             self.go_to(step);
@@ -164,7 +179,11 @@ impl PyLoader {
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         let (counters, blocks) = (&self.counters, self.plan.blocks.counters());
         let position = self.position();
-        let peak = position.ahead.as_ref().map_or(0, |a| a.bytes_peak()).max(position.bytes_peak);
+        let peak = position
+            .ahead
+            .as_ref()
+            .map_or(0, |a| a.bytes_peak())
+            .max(position.bytes_peak);
         BTreeMap::from([
             ("batches", load(&counters.batches)),
             ("samples", load(&counters.samples)),
@@ -178,8 +197,4 @@ impl PyLoader {
             ("prefetch_bytes_peak", peak as u64),
         ])
     }
-}
-
-fn source_of(e: &dyn std::error::Error) -> String {
-    e.source().map_or_else(|| "no cause given".into(), ToString::to_string)
 }

@@ -5,6 +5,7 @@
 //!                                   └──────▶ row lengths, block store
 //! ```
 
+mod found;
 mod options;
 mod python;
 mod rows;
@@ -19,10 +20,14 @@ use corpusmill_stream::{Plan as Order, Shape, State, StepPlan};
 
 use crate::blocks::{BlockStore, DiskCache, LoaderRuntime, Projection, plain_type};
 use crate::error::{LoaderError, Result};
+use crate::kept::Kept;
 use crate::source::{RowLengths, Source};
 
 pub(crate) use options::{Options, worker_threads};
 pub(crate) use python::{Provenance, PyPlan};
+
+/// Kind of the files that keep group indices.
+const INDEX: &str = "groups";
 
 /// A plan with everything open that it needs.
 pub(crate) struct OpenPlan {
@@ -34,7 +39,9 @@ pub(crate) struct OpenPlan {
     pub(crate) blocks: BlockStore,
     pub(crate) order: Order,
     pub(crate) runtime: Arc<LoaderRuntime>,
-    lengths: Arc<RowLengths>,
+    kept: Option<Kept>,
+    /// What is to be logged about making the plan.
+    notes: Vec<String>,
 }
 
 impl OpenPlan {
@@ -47,28 +54,48 @@ impl OpenPlan {
         let runtime = Arc::new(LoaderRuntime::new(worker_threads(None))?);
         let warehouse = open_warehouse(&options.warehouse)?;
         let sources: Arc<[Arc<Source>]> = runtime.block_on(open_sources(&warehouse, &options.corpora))?.into();
-        let projection = Projection { tokens: options.tokens.clone(), columns: options.columns.clone() };
+        let projection = Projection {
+            tokens: options.tokens.clone(),
+            columns: options.columns.clone(),
+        };
         let column_types = check_columns(&sources, &options)?;
         let disk = open_cache(&options)?;
         let lengths = RowLengths::open(&sources, options.tokens.as_deref(), runtime.clone())?;
         let lengths = Arc::new(lengths);
-        let chosen = runtime.block_on(rows::choose(&sources, &options))?;
+        let kept = options.cache_dir.as_ref().map(|folder| Kept::below(folder.as_ref()));
+        let scan = rows::Scan {
+            kept: kept.as_ref(),
+            skips_damage: options.masks_corrupt(),
+        };
+        let chosen = runtime.block_on(rows::choose(&sources, &options, &scan))?;
+        let notes = chosen.iter().flat_map(|c| c.notes.clone()).collect();
         let (spec, rows) = spec::build(&options, &sources, chosen, lengths.totals()?)?;
-        let order = Order::with_rows(spec, lengths.clone(), rows)?;
+        let order = Order::with_rows(spec, lengths, rows)?;
+        if let Some(index) = kept.as_ref().and_then(|k| k.get(INDEX, &[order.hash()])) {
+            // An index that does not fit is worked out again.
+            let _ = order.load_index(&index);
+        }
         let memory_max = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
         let blocks = BlockStore::new(sources.clone(), projection.clone(), disk, memory_max, runtime.clone());
-        Ok(Self { options, sources, projection, column_types, blocks, order, runtime, lengths })
+        Ok(Self {
+            options,
+            sources,
+            projection,
+            column_types,
+            blocks,
+            order,
+            runtime,
+            kept,
+            notes,
+        })
     }
 
     /// The packs of all ranks in a step; `None` behind the last.
     ///
     /// # Errors
-    /// Those of the stream crate; Corrupt when row lengths could not be read.
+    /// Those of the stream crate, among them row lengths that could not be read.
     pub(crate) fn step(&self, step: u64) -> Result<Option<StepPlan>> {
-        let plan = self.order.step(step);
-        // First: without lengths, what the order says is wrong.
-        self.lengths.check()?;
-        Ok(plan?)
+        Ok(self.order.step(step)?)
     }
 
     /// The state of a job that has delivered all steps before `step`.
@@ -76,19 +103,15 @@ impl OpenPlan {
     /// # Errors
     /// As `step`.
     pub(crate) fn state(&self, step: u64) -> Result<State> {
-        let state = self.order.state(step);
-        self.lengths.check()?;
-        Ok(state?)
+        Ok(self.order.state(step)?)
     }
 
     /// The step at which a state goes on.
     ///
     /// # Errors
-    /// Those of the stream crate, for a state of another plan; Corrupt as `step`.
+    /// Those of the stream crate, for a state of another plan.
     pub(crate) fn resume(&self, state: &State) -> Result<u64> {
-        let step = self.order.resume(state);
-        self.lengths.check()?;
-        Ok(step?)
+        Ok(self.order.resume(state)?)
     }
 
     /// Steps of a finite plan.
@@ -96,9 +119,13 @@ impl OpenPlan {
     /// # Errors
     /// As `step`.
     pub(crate) fn steps(&self) -> Result<Option<u64>> {
-        let steps = self.order.steps();
-        self.lengths.check()?;
-        Ok(steps?)
+        let steps = self.order.steps()?;
+        if let (Some(_), Some(_), Some(kept)) = (steps, self.sequence_length(), &self.kept)
+            && kept.get(INDEX, &[self.order.hash()]).is_none()
+        {
+            kept.put(INDEX, &[self.order.hash()], self.order.index_to_bytes());
+        }
+        Ok(steps)
     }
 
     /// Tokens of a packed sequence; `None` for plans that pad.
@@ -142,7 +169,10 @@ async fn open_sources(warehouse: &Warehouse, references: &[String]) -> Result<Ve
     for reference in references {
         let source = Source::open(warehouse, reference).await?;
         if sources.iter().any(|s| s.name == source.name) {
-            return Err(LoaderError::Plan(format!("{} is named twice: give it one weight", source.name)));
+            return Err(LoaderError::Plan(format!(
+                "{} is named twice: give it one weight",
+                source.name
+            )));
         }
         sources.push(Arc::new(source));
     }
@@ -150,10 +180,16 @@ async fn open_sources(warehouse: &Warehouse, references: &[String]) -> Result<Ve
 }
 
 fn open_cache(options: &Options) -> Result<Option<DiskCache>> {
-    let Some(folder) = &options.cache_dir else { return Ok(None) };
-    DiskCache::open(folder.as_ref(), options.cache_bytes).map(Some).map_err(|e| {
-        LoaderError::Plan(format!("{e}: give cache_dir a folder that can be written, or cache_dir=\"\" for no cache"))
-    })
+    let Some(folder) = &options.cache_dir else {
+        return Ok(None);
+    };
+    DiskCache::open(folder.as_ref(), options.cache_bytes)
+        .map(Some)
+        .map_err(|e| {
+            LoaderError::Plan(format!(
+                "{e}: give cache_dir a folder that can be written, or cache_dir=\"\" for no cache"
+            ))
+        })
 }
 
 /// Checks that the token column holds tokens and the others exist, with one type over all sources.
@@ -163,7 +199,11 @@ fn check_columns(sources: &[Arc<Source>], options: &Options) -> Result<Vec<(Stri
         let names: Vec<&str> = source.schema.fields().iter().map(|f| f.name().as_str()).collect();
         let field = |argument: &str, name: &str| {
             source.schema.field_with_name(name).map_err(|_| {
-                LoaderError::Plan(format!("{argument}: {} has no column `{name}`{}", source.name, nearest(name, &names)))
+                LoaderError::Plan(format!(
+                    "{argument}: {} has no column `{name}`{}",
+                    source.name,
+                    nearest(name, &names)
+                ))
             })
         };
         if let Some(tokens) = &options.tokens {
@@ -215,7 +255,10 @@ fn source_named(argument: &str, key: &str, sources: &[Arc<Source>], as_written: 
         .or_else(|| by(&|i| sources[i].corpus == corpus))
         .ok_or_else(|| {
             let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
-            LoaderError::Plan(format!("{argument}: `{key}` is none of the plan's corpora{}", nearest(key, &names)))
+            LoaderError::Plan(format!(
+                "{argument}: `{key}` is none of the plan's corpora{}",
+                nearest(key, &names)
+            ))
         })
 }
 
@@ -223,8 +266,13 @@ fn source_named(argument: &str, key: &str, sources: &[Arc<Source>], as_written: 
 pub(crate) fn nearest(name: &str, known: &[&str]) -> String {
     const LISTED: usize = 20;
     let score = |k: &&&str| strsim::jaro_winkler(&name.to_lowercase(), &k.to_lowercase());
-    let best = known.iter().max_by(|a, b| score(a).total_cmp(&score(b))).filter(|k| score(k) > 0.7);
-    let best = best.map(|k| format!("; did you mean `{k}`?")).unwrap_or_else(|| ";".into());
+    let best = known
+        .iter()
+        .max_by(|a, b| score(a).total_cmp(&score(b)))
+        .filter(|k| score(k) > 0.7);
+    let best = best
+        .map(|k| format!("; did you mean `{k}`?"))
+        .unwrap_or_else(|| ";".into());
     let more = if known.len() > LISTED { ", …" } else { "" };
     let list: Vec<&str> = known.iter().take(LISTED).copied().collect();
     format!("{best} There are: {}{more}", list.join(", "))

@@ -87,7 +87,11 @@ impl<P: Produce> Prefetcher<P> {
             finished: Condvar::new(),
             bytes_max,
         });
-        let mut started = Self { shared, threads: Vec::new(), pid: std::process::id() };
+        let mut started = Self {
+            shared,
+            threads: Vec::new(),
+            pid: std::process::id(),
+        };
         for worker in 0..threads.max(1) {
             let shared = started.shared.clone();
             let thread = std::thread::Builder::new()
@@ -129,7 +133,11 @@ impl<P: Produce> Prefetcher<P> {
                 self.shared.startable.notify_all();
                 return result;
             }
-            progress = self.shared.finished.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            progress = self
+                .shared
+                .finished
+                .wait(progress)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -189,7 +197,12 @@ fn work<P: Produce>(shared: &Shared<P>, worker: usize) {
     while let Some(step) = claim(shared) {
         // A panic must not leave the trainer waiting for ever.
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.producer.produce(worker, step)));
-        let result = made.unwrap_or_else(|panic| Err(LoaderError::Panic { step, message: panic_text(&*panic) }));
+        let result = made.unwrap_or_else(|panic| {
+            Err(LoaderError::Panic {
+                step,
+                message: panic_text(&*panic),
+            })
+        });
         let mut progress = lock(shared);
         progress.running.remove(&step);
         match &result {
@@ -210,5 +223,6 @@ fn work<P: Produce>(shared: &Shared<P>, worker: usize) {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".into())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown".into())
 }

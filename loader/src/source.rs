@@ -7,8 +7,9 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use corpusmill_corpus::{CorpusReader, LengthsReader, Warehouse, partition_array};
-use corpusmill_stream::Lengths;
+use corpusmill_stream::{Lengths, LengthsError};
 use futures::{StreamExt, TryStreamExt};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::blocks::LoaderRuntime;
 use crate::error::{LoaderError, Result};
@@ -59,15 +60,33 @@ impl Source {
         let mut first_slot = 0;
         for (shard, file) in reader.manifest().shard_files.iter().enumerate() {
             for (block, stored) in file.blocks.iter().enumerate() {
-                blocks.push(BlockPlace { shard, block, first_slot, rows: stored.rows });
+                blocks.push(BlockPlace {
+                    shard,
+                    block,
+                    first_slot,
+                    rows: stored.rows,
+                });
                 first_slot += stored.rows;
             }
         }
         blocks.retain(|b| b.rows > 0);
-        let lengths = if reader.manifest().lengths.is_some() { Some(reader.lengths().await?) } else { None };
+        let lengths = if reader.manifest().lengths.is_some() {
+            Some(reader.lengths().await?)
+        } else {
+            None
+        };
         let (name, schema) = (format!("{corpus}@{version}"), reader.schema());
         let reader = Arc::new(reader);
-        Ok(Self { name, corpus, version, rows: first_slot, schema, blocks, reader, lengths })
+        Ok(Self {
+            name,
+            corpus,
+            version,
+            rows: first_slot,
+            schema,
+            blocks,
+            reader,
+            lengths,
+        })
     }
 
     /// The block and the row in it that hold a slot.
@@ -80,6 +99,15 @@ impl Source {
     /// Whether the version itself says that a slot's row is erased or taken down.
     pub(crate) fn is_masked(&self, slot: u64) -> bool {
         self.reader.manifest().is_masked(slot)
+    }
+
+    /// A text that stands for which row every slot is: the shards with their checksums.
+    pub(crate) fn layout(&self) -> String {
+        let mut hash = Xxh3::new();
+        for file in &self.reader.manifest().shard_files {
+            hash.update(format!("{} {} {:?}\n", file.xxh3, file.rows, file.partition).as_bytes());
+        }
+        format!("{} {:032x}", self.reader.manifest().digest, hash.digest128())
     }
 
     /// Rows per shard in slot order.
@@ -127,7 +155,10 @@ impl Source {
         for (column, value) in &file.partition {
             let field = self.schema.field_with_name(column);
             let field = field.map_err(LoaderError::arrow(format!("partition column `{column}`")))?;
-            named.push((column.clone(), partition_array(column, value.as_deref(), field.data_type(), 1)?));
+            named.push((
+                column.clone(),
+                partition_array(column, value.as_deref(), field.data_type(), 1)?,
+            ));
         }
         if named.is_empty() {
             return Ok(RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())));
@@ -135,15 +166,15 @@ impl Source {
         RecordBatch::try_from_iter(named).map_err(LoaderError::arrow("partition columns"))
     }
 
-    /// Reads columns of some blocks, several at once, and hands them on in slot order.
+    /// Reads columns of some blocks, several at once, and hands them on in slot order, or why they could not be read.
     ///
     /// # Errors
-    /// Those of reading, and of `each`.
+    /// Those of `each`.
     pub(crate) async fn scan(
         self: &Arc<Self>,
         places: Vec<BlockPlace>,
         columns: Vec<String>,
-        mut each: impl FnMut(BlockPlace, RecordBatch) -> Result<()>,
+        mut each: impl FnMut(BlockPlace, Result<RecordBatch>) -> Result<()>,
     ) -> Result<()> {
         let columns: Arc<[String]> = columns.into();
         let read = |place: BlockPlace| {
@@ -153,7 +184,9 @@ impl Source {
                     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
                     source.read(&place, &columns).await
                 });
-                let batch = task.await.map_err(|e| LoaderError::io("scan a corpus")(std::io::Error::other(e)))??;
+                let batch = task
+                    .await
+                    .map_err(|e| LoaderError::io("scan a corpus")(std::io::Error::other(e)))?;
                 Ok::<_, LoaderError>((place, batch))
             }
         };
@@ -169,7 +202,6 @@ impl Source {
 pub(crate) struct RowLengths {
     sources: Vec<Option<SourceLengths>>,
     runtime: Arc<LoaderRuntime>,
-    failed: OnceLock<String>,
 }
 
 struct SourceLengths {
@@ -183,11 +215,7 @@ impl RowLengths {
     ///
     /// # Errors
     /// Those of the corpus crate, when a version has no row lengths of that column.
-    pub(crate) fn open(
-        sources: &[Arc<Source>],
-        column: Option<&str>,
-        runtime: Arc<LoaderRuntime>,
-    ) -> Result<Self> {
+    pub(crate) fn open(sources: &[Arc<Source>], column: Option<&str>, runtime: Arc<LoaderRuntime>) -> Result<Self> {
         let mut opened = Vec::new();
         for source in sources {
             let Some(column) = column.filter(|_| source.rows > 0) else {
@@ -195,13 +223,25 @@ impl RowLengths {
                 continue;
             };
             let reader = source.lengths.clone().ok_or_else(|| {
-                LoaderError::Plan(format!("{} has no row lengths: rebuild it with this release", source.name))
+                LoaderError::Plan(format!(
+                    "{} has no row lengths: rebuild it with this release",
+                    source.name
+                ))
             })?;
             reader.total(column)?;
-            let runs = (0..source.rows.div_ceil(LENGTHS_RUN)).map(|_| OnceLock::new()).collect();
-            opened.push(Some(SourceLengths { reader, column: column.to_owned(), runs }));
+            let runs = (0..source.rows.div_ceil(LENGTHS_RUN))
+                .map(|_| OnceLock::new())
+                .collect();
+            opened.push(Some(SourceLengths {
+                reader,
+                column: column.to_owned(),
+                runs,
+            }));
         }
-        Ok(Self { sources: opened, runtime, failed: OnceLock::new() })
+        Ok(Self {
+            sources: opened,
+            runtime,
+        })
     }
 
     /// Tokens and rows over all sources, without reading row lengths.
@@ -217,31 +257,17 @@ impl RowLengths {
         Ok(totals)
     }
 
-    /// Checks that every length that was asked for could be read: the order of samples cannot report it itself.
-    ///
-    /// # Errors
-    /// Corrupt with the first failure.
-    pub(crate) fn check(&self) -> Result<()> {
-        match self.failed.get() {
-            None => Ok(()),
-            Some(message) => Err(LoaderError::Corrupt(format!("row lengths: {message}"))),
-        }
-    }
-
-    fn run<'a>(&'a self, lengths: &'a SourceLengths, number: usize) -> Option<&'a [u32]> {
-        let cell = lengths.runs.get(number)?;
+    fn run<'a>(&'a self, lengths: &'a SourceLengths, number: usize) -> Result<&'a [u32]> {
+        let Some(cell) = lengths.runs.get(number) else {
+            return Ok(&[]);
+        };
         if let Some(run) = cell.get() {
-            return Some(run);
+            return Ok(run);
         }
         let start = number as u64 * LENGTHS_RUN;
         let rows: Range<u64> = start..(start + LENGTHS_RUN).min(lengths.reader.rows());
-        match self.runtime.block_on(fetch(lengths, rows)) {
-            Ok(run) => Some(cell.get_or_init(|| run.into())),
-            Err(e) => {
-                let _ = self.failed.set(e.to_string());
-                None
-            }
-        }
+        let run = self.runtime.block_on(fetch(lengths, rows))?;
+        Ok(cell.get_or_init(|| run.into()))
     }
 }
 
@@ -271,8 +297,28 @@ async fn fetch(lengths: &SourceLengths, rows: Range<u64>) -> Result<Vec<u32>> {
 
 impl Lengths for RowLengths {
     fn length(&self, source: usize, row: u64) -> u32 {
-        let Some(lengths) = self.sources.get(source).and_then(Option::as_ref) else { return 0 };
-        let run = self.run(lengths, (row / LENGTHS_RUN) as usize);
-        run.and_then(|run| run.get((row % LENGTHS_RUN) as usize).copied()).unwrap_or(0)
+        let mut one = [0];
+        // Plans gather, where a failure is told; a length that cannot be had counts as none.
+        let _ = self.gather(source, &[row], &mut one);
+        one[0]
+    }
+
+    fn gather(&self, source: usize, rows: &[u64], out: &mut [u32]) -> Result<(), LengthsError> {
+        let Some(lengths) = self.sources.get(source).and_then(Option::as_ref) else {
+            out.fill(0);
+            return Ok(());
+        };
+        let mut number = usize::MAX;
+        let mut run: &[u32] = &[];
+        for (out, row) in out.iter_mut().zip(rows) {
+            let wanted = (row / LENGTHS_RUN) as usize;
+            if wanted != number {
+                run = self.run(lengths, wanted)?;
+                number = wanted;
+            }
+            let length = run.get((row % LENGTHS_RUN) as usize);
+            *out = *length.ok_or_else(|| format!("row {row} lies beyond the row lengths"))?;
+        }
+        Ok(())
     }
 }

@@ -91,13 +91,18 @@ pub(crate) struct SlabPool {
 impl SlabPool {
     /// A pool that keeps at most `slabs_max` free buffers.
     pub(crate) fn new(slabs_max: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::new(Vec::new()), slabs_max })
+        Arc::new(Self {
+            free: Mutex::new(Vec::new()),
+            slabs_max,
+        })
     }
 
     /// A buffer of exactly `bytes` bytes with unspecified contents: the caller overwrites all of them.
     pub(crate) fn take(&self, bytes: usize) -> MutableBuffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fit = free.iter().position(|b| b.capacity() >= bytes && b.capacity() <= bytes.saturating_mul(2) + 4096);
+        let fit = free
+            .iter()
+            .position(|b| b.capacity() >= bytes && b.capacity() <= bytes.saturating_mul(2) + 4096);
         match fit.map(|at| free.swap_remove(at)) {
             Some(mut slab) => {
                 drop(free);
@@ -135,7 +140,11 @@ impl Values {
 
     /// Wraps memory that nothing else writes to.
     pub(crate) fn new(dtype: Dtype, shape: &[usize], data: Buffer, pool: Option<Arc<SlabPool>>) -> Arc<Self> {
-        assert_eq!(shape.iter().product::<usize>() * dtype.bytes(), data.len(), "a shape covers its memory");
+        assert_eq!(
+            shape.iter().product::<usize>() * dtype.bytes(),
+            data.len(),
+            "a shape covers its memory"
+        );
         let mut stride = dtype.bytes() as isize;
         let mut strides = vec![0isize; shape.len()];
         for (axis, extent) in shape.iter().enumerate().rev() {
@@ -143,7 +152,13 @@ impl Values {
             stride *= *extent as isize;
         }
         let shape = shape.iter().map(|&n| n as isize).collect();
-        Arc::new(Self { dtype, shape, strides: strides.into(), data, pool })
+        Arc::new(Self {
+            dtype,
+            shape,
+            strides: strides.into(),
+            data,
+            pool,
+        })
     }
 
     /// A one-dimensional array of `items`.
@@ -158,7 +173,10 @@ impl Values {
     /// unspecified.
     pub(crate) fn of_array(array: &ArrayRef) -> Option<Arc<Self>> {
         fn shared<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>) -> Buffer {
-            array.values().inner().slice_with_length(0, array.len() * size_of::<T::Native>())
+            array
+                .values()
+                .inner()
+                .slice_with_length(0, array.len() * size_of::<T::Native>())
         }
         let dtype = Dtype::of(array.data_type())?;
         if let Some(flags) = array.as_boolean_opt() {
@@ -223,11 +241,7 @@ impl Tensor {
     }
 
     #[expect(unsafe_code, reason = "the slot's signature; the work and its reasons are in ffi.rs")]
-    unsafe fn __getbuffer__(
-        slf: Bound<'_, Self>,
-        view: *mut pyo3::ffi::Py_buffer,
-        flags: c_int,
-    ) -> PyResult<()> {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut pyo3::ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let values = &slf.get().0;
         let exposed = Exposed {
             data: &values.data,

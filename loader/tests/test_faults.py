@@ -289,3 +289,63 @@ def test_unknown_fields_name_the_nearest(warehouse):
         batch["row_slots"]
     with pytest.raises(corpusmill.PlanError, match=r"corpusmill\.Plan"):
         corpusmill.Loader("posts@0")
+
+
+def test_a_filter_over_a_damaged_block(damaged, caplog):
+    with pytest.raises(corpusmill.CorruptBlockError, match="block 0"):
+        damaged.plan(filter="agreement > 0.5")
+    with caplog.at_level(logging.WARNING, "corpusmill"):
+        plan = damaged.plan(filter="agreement > -1", on_corrupt="mask")
+    assert plan.rows == {"posts@0": 600 - 64}
+    assert any("64 rows are left out" in r.message for r in caplog.records)
+    drawn = [s for b in corpusmill.Loader(damaged.plan(filter="agreement > -1", on_corrupt="mask", epochs=1)) for s in b["row_slot"]]
+    assert len(drawn) == len(set(drawn)) == 600 - 64
+
+
+def test_provenance_of_damaged_rows_is_masked(damaged):
+    with pytest.raises(corpusmill.CorruptBlockError):
+        damaged.plan(shuffle=False, epochs=1, global_batch=70).provenance(0)
+    rows = damaged.plan(shuffle=False, epochs=1, global_batch=70, on_corrupt="mask").provenance(0)
+    assert [r["masked"] for r in rows] == [True] * 64 + [False] * 6
+    assert all(("post_id" in r) != r["masked"] for r in rows)
+
+
+def test_what_a_filter_found_is_kept(own_warehouse):
+    own_warehouse.write("posts", posts(500))
+    arguments = {"filter": "agreement > 0.5 AND label = 'none'", "balance": "votes"}
+    first = own_warehouse.plan(**arguments)
+    for shard in own_warehouse.shards("posts"):
+        shard.write_bytes(b"a second plan does not read this")
+    assert own_warehouse.plan(**arguments).hash == first.hash
+    (kept,) = (pathlib.Path(own_warehouse.cache) / "kept").glob("*.rows")
+    for broken in (b"", kept.read_bytes()[:-9], kept.read_bytes()[:20] + b"\x01" + kept.read_bytes()[21:]):
+        kept.write_bytes(broken)
+        with pytest.raises(corpusmill.CorruptBlockError):
+            own_warehouse.plan(**arguments)
+    with pytest.raises(corpusmill.CorruptBlockError):
+        own_warehouse.plan(filter="agreement > 0.4")
+
+
+def test_steps_of_a_packed_plan_are_kept(own_warehouse):
+    own_warehouse.write("posts", posts(3000))
+    plan = own_warehouse.plan(pack=64, epochs=2)
+    steps = len(plan)
+    assert steps == len(list(corpusmill.Loader(plan)))
+    assert list((pathlib.Path(own_warehouse.cache) / "kept").glob("*.groups"))
+    again = own_warehouse.plan(pack=64, epochs=2)
+    assert len(again) == steps
+    assert again.provenance(steps - 1) == plan.provenance(steps - 1)
+
+
+def test_row_lengths_that_are_damaged_are_found(own_warehouse):
+    own_warehouse.write("posts", posts(300))
+    (lengths,) = (pathlib.Path(own_warehouse.path) / "posts" / "_corpusmill" / "lengths").glob("*.bin")
+    data = bytearray(lengths.read_bytes())
+    data[100] ^= 1
+    lengths.write_bytes(data)
+    loader = corpusmill.Loader(own_warehouse.plan(pack=64))
+    with pytest.raises(corpusmill.CorruptBlockError, match="row lengths"):
+        next(iter(loader))
+    data[100] ^= 1
+    lengths.write_bytes(data)
+    assert next(iter(loader)).step == 0

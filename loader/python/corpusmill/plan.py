@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from corpusmill import _native
 from corpusmill.errors import PlanError
 
 __all__ = ["Plan"]
+
+_log = logging.getLogger("corpusmill")
 
 Weights = Mapping[str, float]
 
@@ -77,8 +80,8 @@ class Plan:
     fill
         Values for NULLs and masked rows of number columns: ``{"label": -100}``.
     cache_dir
-        Folder for decoded blocks, shared by all processes of the machine; default ``$CORPUSMILL_CACHE`` or
-        ``~/.cache/corpusmill/blocks``; ``""`` keeps none.
+        Folder for decoded blocks, shared by all processes of the machine; default ``$CORPUSMILL_BLOCK_CACHE`` or
+        ``~/.cache/corpusmill/blocks``; ``""`` keeps none. What filters found is kept there too.
     cache_bytes
         Bound of that folder, bytes.
     memory_bytes
@@ -151,7 +154,12 @@ class Plan:
             "cache_bytes": _integer("cache_bytes", cache_bytes, 0, 2**63 - 1),
             "memory_bytes": _integer("memory_bytes", memory_bytes, 0, 2**63 - 1),
         }
+        self._open()
+
+    def _open(self) -> None:
         self._native = _native.Plan(json.dumps(self._arguments))
+        for note in self._native.notes():
+            _log.warning("%s", note)
 
     @property
     def hash(self) -> str:
@@ -227,7 +235,7 @@ class Plan:
 def _reopen(arguments: dict[str, Any]) -> Plan:
     plan = Plan.__new__(Plan)
     plan._arguments = arguments
-    plan._native = _native.Plan(json.dumps(arguments))
+    plan._open()
     return plan
 
 
@@ -271,7 +279,7 @@ def _class_text(value: Any) -> str:
 
 def _cache_dir(given: str | os.PathLike[str] | None) -> str | None:
     if given is None:
-        given = os.environ.get("CORPUSMILL_CACHE")
+        given = os.environ.get("CORPUSMILL_BLOCK_CACHE")
         if given is None:
             given = os.path.join(os.path.expanduser("~"), ".cache", "corpusmill", "blocks")
     return os.fspath(given) or None

@@ -58,7 +58,9 @@ fn fixed_size_rows(
     places: &[RowPlace],
     arrays: &[Option<&ArrayRef>],
 ) -> Option<ArrayRef> {
-    let DataType::FixedSizeList(field, _) = data_type else { return None };
+    let DataType::FixedSizeList(field, _) = data_type else {
+        return None;
+    };
     let item = Dtype::of(field.data_type()).filter(|d| *d != Dtype::Bool)?;
     let row_bytes = usize::try_from(width).ok()? * item.bytes();
     let mut sources = Vec::with_capacity(arrays.len());
@@ -97,7 +99,9 @@ fn fixed_size_rows(
         .build()
         .ok()?;
     let nulls = Some(NullBuffer::from(valid)).filter(|n| n.null_count() > 0);
-    FixedSizeListArray::try_new(field.clone(), width, make_array(child), nulls).ok().map(|a| Arc::new(a) as ArrayRef)
+    FixedSizeListArray::try_new(field.clone(), width, make_array(child), nulls)
+        .ok()
+        .map(|a| Arc::new(a) as ArrayRef)
 }
 
 /// The values of a number column and, where NULLs remain, which are not.
@@ -113,9 +117,10 @@ pub(crate) struct Numbers {
 /// caller as invalid. `None` for a column that is none of these types.
 pub(crate) fn numbers(array: &ArrayRef, delivered: &[u8], fill: Option<f64>) -> Option<Numbers> {
     let (flat, width) = match array.data_type() {
-        DataType::FixedSizeList(_, width) => {
-            (array.as_fixed_size_list().values().clone(), Some(usize::try_from(*width).ok()?))
-        }
+        DataType::FixedSizeList(_, width) => (
+            array.as_fixed_size_list().values().clone(),
+            Some(usize::try_from(*width).ok()?),
+        ),
         _ => (array.clone(), None),
     };
     let dtype = Dtype::of(flat.data_type())?;
@@ -125,7 +130,10 @@ pub(crate) fn numbers(array: &ArrayRef, delivered: &[u8], fill: Option<f64>) -> 
     let is_null = |element: usize| flat.is_null(element) || array.is_null(element / stride.max(1));
     if array.null_count() == 0 && flat.null_count() == 0 {
         let values = Values::of_array(&flat)?;
-        return Some(Numbers { values: Values::new(dtype, &shape, values.buffer().clone(), None), valid: None });
+        return Some(Numbers {
+            values: Values::new(dtype, &shape, values.buffer().clone(), None),
+            valid: None,
+        });
     }
     let is_float = matches!(dtype, Dtype::F16 | Dtype::F32 | Dtype::F64);
     let filled_with = fill.or(is_float.then_some(f64::NAN)).unwrap_or(0.0);
@@ -133,7 +141,10 @@ pub(crate) fn numbers(array: &ArrayRef, delivered: &[u8], fill: Option<f64>) -> 
     let values = Values::new(dtype, &shape, filled(&flat, &nulls, filled_with)?, None);
     let open = fill.is_none()
         && !is_float
-        && nulls.iter().enumerate().any(|(i, null)| *null && delivered[i / stride.max(1)] != 0);
+        && nulls
+            .iter()
+            .enumerate()
+            .any(|(i, null)| *null && delivered[i / stride.max(1)] != 0);
     let valid = open.then(|| {
         let flags: Vec<u8> = nulls.iter().map(|null| u8::from(!null)).collect();
         Values::new(Dtype::Bool, &shape, Buffer::from_vec(flags), None)
@@ -144,12 +155,20 @@ pub(crate) fn numbers(array: &ArrayRef, delivered: &[u8], fill: Option<f64>) -> 
 /// Copies the values with `with` in the place of NULLs.
 fn filled(flat: &ArrayRef, nulls: &[bool], with: f64) -> Option<Buffer> {
     fn primitive<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>, nulls: &[bool], with: T::Native) -> Buffer {
-        let values = array.values().iter().zip(nulls).map(|(v, null)| if *null { with } else { *v });
+        let values = array
+            .values()
+            .iter()
+            .zip(nulls)
+            .map(|(v, null)| if *null { with } else { *v });
         Buffer::from_vec(values.collect::<Vec<T::Native>>())
     }
     if let Some(flags) = flat.as_boolean_opt() {
         let flags: &BooleanArray = flags;
-        let bytes = flags.values().iter().zip(nulls).map(|(v, null)| if *null { u8::from(with != 0.0) } else { v.into() });
+        let bytes = flags
+            .values()
+            .iter()
+            .zip(nulls)
+            .map(|(v, null)| if *null { u8::from(with != 0.0) } else { v.into() });
         return Some(Buffer::from_vec(bytes.collect::<Vec<u8>>()));
     }
     let array = flat.as_ref();
@@ -170,11 +189,15 @@ where
     use arrow::array::Float64Array;
     use arrow::compute::{CastOptions, cast_with_options};
     let one: ArrayRef = Arc::new(Float64Array::from(vec![value]));
-    let options = CastOptions { safe: true, ..CastOptions::default() };
+    let options = CastOptions {
+        safe: true,
+        ..CastOptions::default()
+    };
     // Dates and timestamps are filled by their integers.
     let through = cast_with_options(&one, &DataType::Int64, &options).ok();
     let cast = cast_with_options(&one, &T::DATA_TYPE, &options)
         .ok()
         .or_else(|| through.and_then(|t| cast_with_options(&t, &T::DATA_TYPE, &options).ok()));
-    cast.and_then(|c| c.as_primitive_opt::<T>().filter(|c| c.is_valid(0)).map(|c| c.value(0))).unwrap_or_default()
+    cast.and_then(|c| c.as_primitive_opt::<T>().filter(|c| c.is_valid(0)).map(|c| c.value(0)))
+        .unwrap_or_default()
 }

@@ -116,12 +116,16 @@ pub(crate) fn position_ids<T: Id>(documents: &Documents, layout: Layout, pool: &
 
 /// Number of the document in its pack; -1 in the padding.
 pub(crate) fn doc_ids(documents: &Documents, layout: Layout, pool: &Arc<SlabPool>) -> Arc<Values> {
-    derived(documents, layout, Dtype::I32, -1i32, pool, |doc, to| to.fill(documents.number_in_pack(doc)))
+    derived(documents, layout, Dtype::I32, -1i32, pool, |doc, to| {
+        to.fill(documents.number_in_pack(doc))
+    })
 }
 
 /// True for tokens of delivered documents, false for padding and masked rows.
 pub(crate) fn loss_mask(documents: &Documents, layout: Layout, pool: &Arc<SlabPool>) -> Arc<Values> {
-    derived(documents, layout, Dtype::Bool, 0u8, pool, |doc, to| to.fill(documents.delivered[doc]))
+    derived(documents, layout, Dtype::Bool, 0u8, pool, |doc, to| {
+        to.fill(documents.delivered[doc])
+    })
 }
 
 /// 1 for tokens of delivered rows, 0 for padding and masked rows.

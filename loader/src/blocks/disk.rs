@@ -66,11 +66,16 @@ impl DiskCache {
     pub(crate) fn get(&self, key: u128) -> Option<RecordBatch> {
         let path = self.path(key);
         let file = File::open(&path).ok()?;
-        let batch = map_file(&file).map_err(ArrowError::from).and_then(|buffer| decode(&buffer));
+        let batch = map_file(&file)
+            .map_err(ArrowError::from)
+            .and_then(|buffer| decode(&buffer));
         match batch {
             Ok(batch) => {
                 let now = SystemTime::now();
-                let stale = file.metadata().and_then(|m| m.modified()).map(|m| now.duration_since(m));
+                let stale = file
+                    .metadata()
+                    .and_then(|m| m.modified())
+                    .map(|m| now.duration_since(m));
                 if stale.is_ok_and(|age| age.is_ok_and(|age| age > TOUCH_AFTER)) {
                     // Only the order of eviction depends on it, and the folder may be read-only for us.
                     let _ = file.set_modified(now);
@@ -90,7 +95,9 @@ impl DiskCache {
     /// I/O, a full disk above all; nothing is left behind then.
     pub(crate) fn put(&self, key: u128, batch: &RecordBatch) -> Result<()> {
         let number = self.writes.fetch_add(1, Ordering::Relaxed);
-        let partial = self.folder.join(format!("{key:032x}.{}-{number}.partial", std::process::id()));
+        let partial = self
+            .folder
+            .join(format!("{key:032x}.{}-{number}.partial", std::process::id()));
         let written = encode(&partial, batch).and_then(|bytes| {
             fs::rename(&partial, self.path(key))?;
             Ok(bytes)
@@ -98,7 +105,8 @@ impl DiskCache {
         match written {
             Ok(bytes) => {
                 if self.bytes_used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bytes_max {
-                    self.evict().map_err(LoaderError::io(format!("block cache {}", self.folder.display())))?;
+                    self.evict()
+                        .map_err(LoaderError::io(format!("block cache {}", self.folder.display())))?;
                 }
                 Ok(())
             }
@@ -119,7 +127,11 @@ impl DiskCache {
             let kind = path.extension().and_then(|e| e.to_str()).map(str::to_owned);
             let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             if kind.as_deref() == Some("arrow") {
-                entries.push(Entry { path, bytes: meta.len(), used });
+                entries.push(Entry {
+                    path,
+                    bytes: meta.len(),
+                    used,
+                });
             } else if kind.as_deref() == Some("partial") && used.elapsed().is_ok_and(|age| age > ABANDONED_AFTER) {
                 let _ = fs::remove_file(&path);
             }
@@ -180,7 +192,11 @@ fn as_io(e: ArrowError) -> io::Error {
 
 fn encode(path: &Path, batch: &RecordBatch) -> io::Result<u64> {
     let file = BufWriter::with_capacity(1 << 18, File::create_new(path)?);
-    let hashing = Hashing { inner: file, hash: Xxh3::new(), bytes: 0 };
+    let hashing = Hashing {
+        inner: file,
+        hash: Xxh3::new(),
+        bytes: 0,
+    };
     let mut writer = FileWriter::try_new(hashing, batch.schema_ref()).map_err(as_io)?;
     writer.write(batch).map_err(as_io)?;
     let body = writer.get_ref();
@@ -201,10 +217,16 @@ fn decode(file: &Buffer) -> Result<RecordBatch, ArrowError> {
     let trailer = file.len().checked_sub(10).ok_or_else(|| malformed("too short"))?;
     let mut tail = [0u8; 10];
     tail.copy_from_slice(&file[trailer..]);
-    let footer_start = trailer.checked_sub(read_footer_length(tail)?).ok_or_else(|| malformed("footer length"))?;
+    let footer_start = trailer
+        .checked_sub(read_footer_length(tail)?)
+        .ok_or_else(|| malformed("footer length"))?;
     let footer = root_as_footer(&file[footer_start..trailer]).map_err(|e| malformed(&e.to_string()))?;
-    let metadata: HashMap<&str, &str> =
-        footer.custom_metadata().iter().flatten().filter_map(|kv| kv.key().zip(kv.value())).collect();
+    let metadata: HashMap<&str, &str> = footer
+        .custom_metadata()
+        .iter()
+        .flatten()
+        .filter_map(|kv| kv.key().zip(kv.value()))
+        .collect();
     let (bytes, hash) = metadata
         .get(CHECKSUM_KEY)
         .and_then(|v| v.split_once(':'))
@@ -218,13 +240,21 @@ fn decode(file: &Buffer) -> Result<RecordBatch, ArrowError> {
     let slice = |block: &Block| {
         let start = usize::try_from(block.offset()).ok();
         let length = usize::try_from(block.bodyLength() + i64::from(block.metaDataLength())).ok();
-        let both = start.zip(length).filter(|(s, l)| s.checked_add(*l).is_some_and(|end| end <= bytes));
-        both.map(|(s, l)| file.slice_with_length(s, l)).ok_or_else(|| malformed("block outside the file"))
+        let both = start
+            .zip(length)
+            .filter(|(s, l)| s.checked_add(*l).is_some_and(|end| end <= bytes));
+        both.map(|(s, l)| file.slice_with_length(s, l))
+            .ok_or_else(|| malformed("block outside the file"))
     };
     for block in footer.dictionaries().iter().flatten() {
         decoder.read_dictionary(block, &slice(block)?)?;
     }
-    let blocks = footer.recordBatches().filter(|b| b.len() == 1).ok_or_else(|| malformed("not one batch"))?;
+    let blocks = footer
+        .recordBatches()
+        .filter(|b| b.len() == 1)
+        .ok_or_else(|| malformed("not one batch"))?;
     let block = blocks.get(0);
-    decoder.read_record_batch(block, &slice(block)?)?.ok_or_else(|| malformed("no batch"))
+    decoder
+        .read_record_batch(block, &slice(block)?)?
+        .ok_or_else(|| malformed("no batch"))
 }

@@ -22,7 +22,11 @@ pub(crate) struct Outcomes {
 }
 
 impl Outcomes {
-    const UNKNOWN: Self = Self { can_be_true: true, can_be_false: true, can_be_null: true };
+    const UNKNOWN: Self = Self {
+        can_be_true: true,
+        can_be_false: true,
+        can_be_null: true,
+    };
 
     fn of(value: Option<bool>) -> Self {
         Self {
@@ -42,7 +46,11 @@ impl Outcomes {
     }
 
     fn not(self) -> Self {
-        Self { can_be_true: self.can_be_false, can_be_false: self.can_be_true, ..self }
+        Self {
+            can_be_true: self.can_be_false,
+            can_be_false: self.can_be_true,
+            ..self
+        }
     }
 
     /// Whether every row passes.
@@ -60,11 +68,15 @@ impl Predicate {
         for column in self.columns() {
             if schema.column_with_name(column).is_none() {
                 let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-                return Err(LoaderError::Plan(format!("filter: no column `{column}`{}", nearest(column, &names))));
+                return Err(LoaderError::Plan(format!(
+                    "filter: no column `{column}`{}",
+                    nearest(column, &names)
+                )));
             }
         }
         // Types are found out by evaluating no rows.
-        self.evaluate(&RecordBatch::new_empty(Arc::new(schema.clone()))).map(drop)
+        self.evaluate(&RecordBatch::new_empty(Arc::new(schema.clone())))
+            .map(drop)
     }
 
     /// Evaluates the predicate for each row of `batch`, which has its columns.
@@ -74,20 +86,45 @@ impl Predicate {
     pub(crate) fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray> {
         let column = |name: &str| -> Result<ArrayRef> {
             let array = batch.column_by_name(name);
-            array.cloned().ok_or_else(|| LoaderError::Plan(format!("filter: no column `{name}`")))
+            array
+                .cloned()
+                .ok_or_else(|| LoaderError::Plan(format!("filter: no column `{name}`")))
         };
         match self {
-            Self::Compare { column: name, operator, literal } => compare(name, &column(name)?, *operator, literal),
-            Self::In { column: name, literals, negated } => {
+            Self::Compare {
+                column: name,
+                operator,
+                literal,
+            } => compare(name, &column(name)?, *operator, literal),
+            Self::In {
+                column: name,
+                literals,
+                negated,
+            } => {
                 let array = column(name)?;
-                let any = fold(literals.iter().map(|l| compare(name, &array, Comparison::Equal, l)), or_kleene)?;
-                if *negated { not(&any).map_err(failed(name)) } else { Ok(any) }
+                let any = fold(
+                    literals.iter().map(|l| compare(name, &array, Comparison::Equal, l)),
+                    or_kleene,
+                )?;
+                if *negated {
+                    not(&any).map_err(failed(name))
+                } else {
+                    Ok(any)
+                }
             }
-            Self::Like { column: name, pattern, negated } => {
+            Self::Like {
+                column: name,
+                pattern,
+                negated,
+            } => {
                 let array = as_type(name, &column(name)?, &DataType::Utf8, pattern)?;
                 let hits = like(&array, &Scalar::new(StringArray::from(vec![pattern.as_str()])));
                 let hits = hits.map_err(failed(name))?;
-                if *negated { not(&hits).map_err(failed(name)) } else { Ok(hits) }
+                if *negated {
+                    not(&hits).map_err(failed(name))
+                } else {
+                    Ok(hits)
+                }
             }
             Self::IsNull { column: name, negated } => {
                 let test = if *negated { is_not_null } else { is_null };
@@ -114,13 +151,16 @@ impl Predicate {
         Ok(match self {
             Self::And(parts) => {
                 let start = Outcomes::of(Some(true));
-                parts.iter().try_fold(start, |all, p| Ok::<_, LoaderError>(all.and(p.outcomes(known)?)))?
+                parts
+                    .iter()
+                    .try_fold(start, |all, p| Ok::<_, LoaderError>(all.and(p.outcomes(known)?)))?
             }
             // a OR b = NOT (NOT a AND NOT b), in three-valued logic too.
             Self::Or(parts) => {
                 let start = Outcomes::of(Some(true));
-                let none =
-                    parts.iter().try_fold(start, |all, p| Ok::<_, LoaderError>(all.and(p.outcomes(known)?.not())))?;
+                let none = parts
+                    .iter()
+                    .try_fold(start, |all, p| Ok::<_, LoaderError>(all.and(p.outcomes(known)?.not())))?;
                 none.not()
             }
             Self::Not(inner) => inner.outcomes(known)?.not(),
@@ -144,15 +184,23 @@ fn fold(
     mut parts: impl Iterator<Item = Result<BooleanArray>>,
     with: impl Fn(&BooleanArray, &BooleanArray) -> Result<BooleanArray, ArrowError>,
 ) -> Result<BooleanArray> {
-    let first = parts.next().unwrap_or_else(|| Err(LoaderError::Plan("filter: an empty list".into())))?;
+    let first = parts
+        .next()
+        .unwrap_or_else(|| Err(LoaderError::Plan("filter: an empty list".into())))?;
     parts.try_fold(first, |all, part| with(&all, &part?).map_err(failed("AND/OR")))
 }
 
 /// Casts strictly: a value that does not fit is an error, not NULL.
 fn as_type(name: &str, array: &ArrayRef, to: &DataType, shown: &str) -> Result<ArrayRef> {
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     cast_with_options(array, to, &strict).map_err(|e| {
-        LoaderError::Plan(format!("filter: column `{name}` is {}, and {shown} does not fit it: {e}", array.data_type()))
+        LoaderError::Plan(format!(
+            "filter: column `{name}` is {}, and {shown} does not fit it: {e}",
+            array.data_type()
+        ))
     })
 }
 
@@ -166,7 +214,10 @@ fn compare(name: &str, array: &ArrayRef, operator: Comparison, literal: &Literal
         (t, Literal::Number(_)) => (t.is_numeric(), "a number is compared with a numeric column"),
         (DataType::Boolean, Literal::Text(_)) => (false, "write TRUE or FALSE"),
         (t, Literal::Text(_)) => (!t.is_nested() && !t.is_numeric(), "numbers are written without quotes"),
-        (t, Literal::Bool(_)) => (*t == DataType::Boolean, "TRUE and FALSE are compared with a boolean column"),
+        (t, Literal::Bool(_)) => (
+            *t == DataType::Boolean,
+            "TRUE and FALSE are compared with a boolean column",
+        ),
     };
     if !fits {
         return Err(LoaderError::Plan(format!(
@@ -190,11 +241,16 @@ fn compare(name: &str, array: &ArrayRef, operator: Comparison, literal: &Literal
     let value = cast_with_options(
         &value,
         array.data_type(),
-        &CastOptions { safe: false, ..CastOptions::default() },
+        &CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        },
     )
     .map_err(|e| {
         let kind = array.data_type();
-        LoaderError::Plan(format!("filter: column `{name}` is {kind}, and {literal} is not a value of it: {e}"))
+        LoaderError::Plan(format!(
+            "filter: column `{name}` is {kind}, and {literal} is not a value of it: {e}"
+        ))
     })?;
     let value = Scalar::new(value);
     let result = match operator {

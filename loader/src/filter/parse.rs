@@ -62,14 +62,20 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>> {
             b'<' | b'>' | b'!' => comparison(text, &mut at)?,
             quote @ (b'\'' | b'"') => {
                 let value = quoted(text, &mut at, quote)?;
-                if quote == b'"' { Token::Quoted(value) } else { Token::Text(value) }
+                if quote == b'"' {
+                    Token::Quoted(value)
+                } else {
+                    Token::Text(value)
+                }
             }
             b if b.is_ascii_digit() || b == b'.' || ((b == b'-' || b == b'+') && two.is_some_and(starts_number)) => {
                 number(text, &mut at)?
             }
             _ => {
                 let rest = &text[at..];
-                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+                let end = rest
+                    .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+                    .unwrap_or(rest.len());
                 if end == 0 {
                     let c = rest.chars().next().unwrap_or(' ');
                     return Err(failed(text, at, &format!("`{c}` is not part of a filter")));
@@ -155,7 +161,11 @@ impl Predicate {
     /// # Errors
     /// A plan error that names the place and what was expected there.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let mut parser = Parser { text, tokens: tokens(text)?, next: 0 };
+        let mut parser = Parser {
+            text,
+            tokens: tokens(text)?,
+            next: 0,
+        };
         let predicate = parser.or(0)?;
         match parser.peek() {
             Token::End => Ok(predicate),
@@ -204,7 +214,11 @@ impl Parser<'_> {
         while self.keyword("OR") {
             parts.push(self.and(depth)?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Predicate::Or(parts) })
+        Ok(if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Predicate::Or(parts)
+        })
     }
 
     fn and(&mut self, depth: usize) -> Result<Predicate> {
@@ -212,7 +226,11 @@ impl Parser<'_> {
         while self.keyword("AND") {
             parts.push(self.not(depth)?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Predicate::And(parts) })
+        Ok(if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            Predicate::And(parts)
+        })
     }
 
     fn not(&mut self, depth: usize) -> Result<Predicate> {
@@ -241,13 +259,21 @@ impl Parser<'_> {
                 return Err(self.error("expected a comparison after the value"));
             };
             let column = self.column()?;
-            return Ok(Predicate::Compare { column, operator: operator.flipped(), literal });
+            return Ok(Predicate::Compare {
+                column,
+                operator: operator.flipped(),
+                literal,
+            });
         }
         let column = self.column()?;
         if let Token::Compare(operator) = *self.peek() {
             self.next += 1;
             let literal = self.expect_literal()?;
-            return Ok(Predicate::Compare { column, operator, literal });
+            return Ok(Predicate::Compare {
+                column,
+                operator,
+                literal,
+            });
         }
         if self.keyword("IS") {
             let negated = self.keyword("NOT");
@@ -257,13 +283,21 @@ impl Parser<'_> {
         let negated = self.keyword("NOT");
         if self.keyword("IN") {
             let literals = self.list()?;
-            return Ok(Predicate::In { column, literals, negated });
+            return Ok(Predicate::In {
+                column,
+                literals,
+                negated,
+            });
         }
         if self.keyword("LIKE") {
             let Literal::Text(pattern) = self.expect_literal()? else {
                 return Err(self.error("LIKE takes a text such as 'en%'"));
             };
-            return Ok(Predicate::Like { column, pattern, negated });
+            return Ok(Predicate::Like {
+                column,
+                pattern,
+                negated,
+            });
         }
         if self.keyword("BETWEEN") {
             return self.between(column, negated);
@@ -278,9 +312,15 @@ impl Parser<'_> {
         let low = self.expect_literal()?;
         self.expect_keyword("AND")?;
         let high = self.expect_literal()?;
-        let side = |operator, literal| Predicate::Compare { column: column.clone(), operator, literal };
-        let both =
-            Predicate::And(vec![side(Comparison::GreaterOrEqual, low), side(Comparison::LessOrEqual, high)]);
+        let side = |operator, literal| Predicate::Compare {
+            column: column.clone(),
+            operator,
+            literal,
+        };
+        let both = Predicate::And(vec![
+            side(Comparison::GreaterOrEqual, low),
+            side(Comparison::LessOrEqual, high),
+        ]);
         Ok(if negated { Predicate::Not(Box::new(both)) } else { both })
     }
 
@@ -318,10 +358,12 @@ impl Parser<'_> {
             Token::Word(w) if w.eq_ignore_ascii_case("null") => {
                 self.error("nothing compares with NULL: write IS NULL or IS NOT NULL")
             }
-            Token::Word(w) => self.error(&format!("expected a value, found `{w}`: texts are in single quotes: '{w}'")),
-            Token::Quoted(w) => {
-                self.error(&format!("expected a value, found a column: texts are in single quotes: '{w}'"))
-            }
+            Token::Word(w) => self.error(&format!(
+                "expected a value, found `{w}`: texts are in single quotes: '{w}'"
+            )),
+            Token::Quoted(w) => self.error(&format!(
+                "expected a value, found a column: texts are in single quotes: '{w}'"
+            )),
             other => self.error(&format!("expected a value, found {}", other.shown())),
         })
     }
@@ -352,7 +394,9 @@ impl Parser<'_> {
 }
 
 fn is_reserved(word: &str) -> bool {
-    ["and", "or", "not", "in", "is", "null", "like", "between", "true", "false"]
-        .iter()
-        .any(|reserved| word.eq_ignore_ascii_case(reserved))
+    [
+        "and", "or", "not", "in", "is", "null", "like", "between", "true", "false",
+    ]
+    .iter()
+    .any(|reserved| word.eq_ignore_ascii_case(reserved))
 }

@@ -80,7 +80,9 @@ impl Options {
         let mut seen = std::collections::BTreeSet::new();
         for name in &self.columns {
             if !seen.insert(name) || self.tokens.as_ref() == Some(name) {
-                return Err(LoaderError::Plan(format!("columns: `{name}` is there twice (tokens count)")));
+                return Err(LoaderError::Plan(format!(
+                    "columns: `{name}` is there twice (tokens count)"
+                )));
             }
         }
         Ok(())
@@ -95,18 +97,29 @@ impl Options {
             let Some((_, kind)) = types.iter().find(|(n, _)| n == name) else {
                 let known: Vec<&str> = types.iter().map(|(n, _)| n.as_str()).collect();
                 let hint = super::nearest(name, &known);
-                return Err(LoaderError::Plan(format!("fill: `{name}` is not among the columns{hint}")));
+                return Err(LoaderError::Plan(format!(
+                    "fill: `{name}` is not among the columns{hint}"
+                )));
             };
             let element = match kind {
                 DataType::FixedSizeList(f, _) | DataType::List(f) => f.data_type(),
                 other => other,
             };
             let one = Float64Array::from(vec![*value]);
-            let cast = cast_with_options(&one, element, &CastOptions { safe: true, ..CastOptions::default() });
+            let cast = cast_with_options(
+                &one,
+                element,
+                &CastOptions {
+                    safe: true,
+                    ..CastOptions::default()
+                },
+            );
             let exact = !element.is_integer() || value.fract() == 0.0;
             let fits = exact && (element.is_temporal() || cast.is_ok_and(|c| c.is_valid(0)));
             if !fits || crate::tensor::Dtype::of(element).is_none() {
-                return Err(LoaderError::Plan(format!("fill: {value} is not a value of column `{name}`, which is {kind}")));
+                return Err(LoaderError::Plan(format!(
+                    "fill: {value} is not a value of column `{name}`, which is {kind}"
+                )));
             }
         }
         Ok(())
@@ -128,7 +141,10 @@ fn one_of(argument: &str, value: &str, allowed: &[&str]) -> Result<()> {
         return Ok(());
     }
     let allowed: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
-    Err(LoaderError::Plan(format!("{argument}: {value:?} is not one of {}", allowed.join(", "))))
+    Err(LoaderError::Plan(format!(
+        "{argument}: {value:?} is not one of {}",
+        allowed.join(", ")
+    )))
 }
 
 /// The number of worker threads: as asked for, else the machine's cores, at most 4.

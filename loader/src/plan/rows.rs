@@ -5,22 +5,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::array::RecordBatch;
 use corpusmill_stream::Selection;
 
 use crate::error::{LoaderError, Result};
 use crate::filter::Predicate;
+use crate::kept::Kept;
 use crate::source::{BlockPlace, Source};
 
+use super::found::RowsFound;
 use super::options::Options;
 use super::{nearest, source_named};
 
-/// More classes than this are no classes but a key.
-const CLASSES_MAX: usize = 1000;
+/// Kind of the files that keep what was found.
+const KIND: &str = "rows";
+
+/// How to find rows.
+pub(super) struct Scan<'a> {
+    /// Where what was found before is kept.
+    pub(super) kept: Option<&'a Kept>,
+    /// Whether damaged blocks are left out rather than an error.
+    pub(super) skips_damage: bool,
+}
 
 /// The rows of one source that can be drawn.
+#[derive(Default)]
 pub(super) struct Chosen {
     /// The filter in its canonical form, with the rows that pass; absent: all rows.
     pub(super) filter: Option<(String, Selection)>,
@@ -28,13 +37,15 @@ pub(super) struct Chosen {
     pub(super) balance: Option<(String, Vec<(String, f64, Selection)>)>,
     /// Every class that has rows, with a weight or not.
     classes_found: BTreeSet<String>,
+    /// What is to be logged: blocks that could not be read.
+    pub(super) notes: Vec<String>,
 }
 
 /// Works out the rows of every source.
 ///
 /// # Errors
 /// Plan for a filter or class that does not fit; those of reading.
-pub(super) async fn choose(sources: &[Arc<Source>], options: &Options) -> Result<Vec<Chosen>> {
+pub(super) async fn choose(sources: &[Arc<Source>], options: &Options, scan: &Scan<'_>) -> Result<Vec<Chosen>> {
     for key in options.filter.keys().filter(|k| !k.is_empty()) {
         source_named("filter", key, sources, &options.corpora)?;
     }
@@ -45,7 +56,7 @@ pub(super) async fn choose(sources: &[Arc<Source>], options: &Options) -> Result
         if let Some((column, _)) = balance {
             check_class_column(source, column)?;
         }
-        all.push(choose_one(source, predicate, balance).await?);
+        all.push(choose_one(source, predicate, balance, scan).await?);
     }
     if let Some((column, weights)) = options.balance.as_ref().and_then(|b| b.iter().next()) {
         check_classes(column, weights, &all)?;
@@ -74,7 +85,11 @@ fn predicate_of(
 fn check_class_column(source: &Source, column: &str) -> Result<()> {
     let names: Vec<&str> = source.schema.fields().iter().map(|f| f.name().as_str()).collect();
     let field = source.schema.field_with_name(column).map_err(|_| {
-        LoaderError::Plan(format!("balance: {} has no column `{column}`{}", source.name, nearest(column, &names)))
+        LoaderError::Plan(format!(
+            "balance: {} has no column `{column}`{}",
+            source.name,
+            nearest(column, &names)
+        ))
     })?;
     let kind = field.data_type();
     if kind.is_nested() || kind.is_floating() {
@@ -93,7 +108,9 @@ fn check_classes(column: &str, weights: &BTreeMap<String, f64>, all: &[Chosen]) 
         if !found.contains(value.as_str()) {
             let known: Vec<&str> = found.iter().copied().collect();
             let hint = nearest(value, &known);
-            return Err(LoaderError::Plan(format!("balance: no row has {column} = {value}{hint}")));
+            return Err(LoaderError::Plan(format!(
+                "balance: no row has {column} = {value}{hint}"
+            )));
         }
     }
     Ok(())
@@ -103,15 +120,50 @@ async fn choose_one(
     source: &Arc<Source>,
     predicate: Option<Predicate>,
     balance: Option<(&String, &BTreeMap<String, f64>)>,
+    scan: &Scan<'_>,
 ) -> Result<Chosen> {
     if predicate.is_none() && balance.is_none() {
-        return Ok(Chosen { filter: None, balance: None, classes_found: BTreeSet::new() });
+        return Ok(Chosen::default());
     }
+    let column = balance.map(|(column, _)| column.as_str());
+    let text = predicate.as_ref().map(Predicate::to_string);
+    let layout = source.layout();
+    let of = [layout.as_str(), text.as_deref().unwrap_or(""), column.unwrap_or("")];
+    let known = scan.kept.and_then(|kept| kept.get(KIND, &of));
+    let known = known.and_then(|bytes| RowsFound::from_bytes(&bytes, source.rows));
+    let (mut rows, notes) = match known {
+        Some(rows) => (rows, Vec::new()),
+        None => find(source, predicate.as_ref(), column, scan.skips_damage).await?,
+    };
+    if let Some(kept) = scan.kept
+        && notes.is_empty()
+    {
+        kept.put(KIND, &of, rows.to_bytes());
+    }
+    let classes_found = rows.by_class.keys().cloned().collect();
+    let balance = balance.map(|(column, weights)| (column.clone(), rows.classes(source.rows, weights)));
+    let filter = text.map(|text| (text, Selection::from_bits(source.rows, rows.words)));
+    Ok(Chosen {
+        filter,
+        balance,
+        classes_found,
+        notes,
+    })
+}
+
+/// Reads what has to be read. Rows of damaged blocks do not pass where damage is skipped, and are noted.
+async fn find(
+    source: &Arc<Source>,
+    predicate: Option<&Predicate>,
+    class_column: Option<&str>,
+    skips_damage: bool,
+) -> Result<(RowsFound, Vec<String>)> {
     let mut rows = RowsFound::new(source.rows);
+    let mut notes = Vec::new();
     let mut to_read: Vec<BlockPlace> = Vec::new();
     let mut decided = None;
     for place in &source.blocks {
-        let outcomes = match (&predicate, &decided) {
+        let outcomes = match (predicate, &decided) {
             (None, _) => None,
             (Some(_), Some((shard, outcomes))) if *shard == place.shard => Some(*outcomes),
             (Some(predicate), _) => Some(predicate.outcomes(&source.partition_row(place.shard)?)?),
@@ -119,96 +171,24 @@ async fn choose_one(
         decided = outcomes.map(|o| (place.shard, o));
         match outcomes {
             Some(o) if !o.can_be_true => {}
-            Some(o) if o.all_pass() && balance.is_none() => rows.pass_all(place),
+            Some(o) if o.all_pass() && class_column.is_none() => rows.pass_all(place),
             _ => to_read.push(*place),
         }
     }
-    let mut columns: BTreeSet<&str> = predicate.as_ref().map(|p| p.columns()).unwrap_or_default();
-    columns.extend(balance.map(|(column, _)| column.as_str()));
+    let mut columns: BTreeSet<&str> = predicate.map(Predicate::columns).unwrap_or_default();
+    columns.extend(class_column);
     let columns = columns.into_iter().map(str::to_owned).collect();
-    let each = |place, batch| rows.add(&place, &batch, predicate.as_ref(), balance.map(|(c, _)| c.as_str()));
+    let each = |place, batch: Result<RecordBatch>| match batch {
+        Ok(batch) => rows.add(&place, &batch, predicate, class_column),
+        Err(e) if skips_damage && e.is_damage() => {
+            notes.push(format!(
+                "{e}; its {} rows are left out: whether they pass cannot be told",
+                place.rows
+            ));
+            Ok(())
+        }
+        Err(e) => Err(e),
+    };
     source.scan(to_read, columns, each).await?;
-    let classes_found = rows.by_class.keys().cloned().collect();
-    let balance = balance.map(|(column, weights)| (column.clone(), rows.classes(source.rows, weights)));
-    let text = predicate.map(|p| p.to_string());
-    let filter = text.map(|text| (text, Selection::from_bits(source.rows, rows.words)));
-    Ok(Chosen { filter, balance, classes_found })
-}
-
-/// What a scan has found so far.
-struct RowsFound {
-    /// A bit for each slot that passes the filter.
-    words: Vec<u64>,
-    /// Slots that pass, ascending, by class.
-    by_class: BTreeMap<String, Vec<u64>>,
-}
-
-impl RowsFound {
-    fn new(slots: u64) -> Self {
-        Self { words: vec![0; slots.div_ceil(64) as usize], by_class: BTreeMap::new() }
-    }
-
-    fn pass(&mut self, slot: u64) {
-        self.words[(slot / 64) as usize] |= 1 << (slot % 64);
-    }
-
-    fn pass_all(&mut self, place: &BlockPlace) {
-        for slot in place.first_slot..place.first_slot + place.rows {
-            self.pass(slot);
-        }
-    }
-
-    fn add(
-        &mut self,
-        place: &BlockPlace,
-        batch: &RecordBatch,
-        predicate: Option<&Predicate>,
-        class_column: Option<&str>,
-    ) -> Result<()> {
-        let passes = match predicate {
-            Some(predicate) => predicate.evaluate(batch)?,
-            None => BooleanArray::from(vec![true; batch.num_rows()]),
-        };
-        let classes = match class_column.and_then(|c| batch.column_by_name(c).map(|a| (c, a))) {
-            Some((name, array)) => {
-                Some(cast(array, &DataType::Utf8).map_err(LoaderError::arrow(format!("balance on `{name}`")))?)
-            }
-            None => None,
-        };
-        for row in 0..batch.num_rows() {
-            if !(passes.is_valid(row) && passes.value(row)) {
-                continue;
-            }
-            let slot = place.first_slot + row as u64;
-            self.pass(slot);
-            if let Some(classes) = classes.as_ref().map(|c| c.as_string::<i32>()).filter(|c| c.is_valid(row)) {
-                let value = classes.value(row);
-                let known = self.by_class.len();
-                match self.by_class.get_mut(value) {
-                    Some(slots) => slots.push(slot),
-                    None if known == CLASSES_MAX => {
-                        let column = class_column.unwrap_or_default();
-                        return Err(LoaderError::Plan(format!(
-                            "balance: column `{column}` has more than {CLASSES_MAX} values: it tells rows apart, \
-                             not classes"
-                        )));
-                    }
-                    None => drop(self.by_class.insert(value.to_owned(), vec![slot])),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The classes with their weights: equal ones if none are given, else those that are given.
-    fn classes(&mut self, slots: u64, weights: &BTreeMap<String, f64>) -> Vec<(String, f64, Selection)> {
-        let weight = |value: &str| if weights.is_empty() { Some(1.0) } else { weights.get(value).copied() };
-        std::mem::take(&mut self.by_class)
-            .into_iter()
-            .filter_map(|(value, rows)| {
-                let weight = weight(&value)?;
-                Some((value, weight, Selection::from_sorted(slots, rows)))
-            })
-            .collect()
-    }
+    Ok((rows, notes))
 }

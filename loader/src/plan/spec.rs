@@ -38,9 +38,13 @@ pub(super) fn build(
         }
         match (chosen.balance, chosen.filter) {
             (Some((column, classes)), _) => {
-                let parts = classes.iter().map(|(value, weight, rows)| (value.clone(), *weight, rows));
+                let parts = classes
+                    .iter()
+                    .map(|(value, weight, rows)| (value.clone(), *weight, rows));
                 spec = spec.balanced(column, parts);
-                rows.push(SourceRows::Classes(classes.into_iter().map(|(_, _, rows)| rows).collect()));
+                rows.push(SourceRows::Classes(
+                    classes.into_iter().map(|(_, _, rows)| rows).collect(),
+                ));
             }
             (None, Some((_, selection))) => rows.push(SourceRows::Filtered(selection)),
             (None, None) => rows.push(SourceRows::All),
@@ -49,25 +53,43 @@ pub(super) fn build(
     }
     let block_rows = sources.iter().map(|s| s.block_rows()).max().unwrap_or(1);
     let shape = match options.pack {
-        Some(sequence_length) => Shape::Packed { sequence_length, long: long(&options.long) },
-        None => Shape::Fixed { max_length: options.max_length },
+        Some(sequence_length) => Shape::Packed {
+            sequence_length,
+            long: long(&options.long),
+        },
+        None => Shape::Fixed {
+            max_length: options.max_length,
+        },
     };
     let mut spec = PlanSpec::new(specs, options.seed, options.global_batch, shape);
     spec.weights = weights(options, sources)?;
     spec.order = match options.shuffle {
-        true => OrderSpec::Shuffled { block_rows: block_rows as u32, window_blocks: options.window_blocks },
+        true => OrderSpec::Shuffled {
+            block_rows: block_rows as u32,
+            window_blocks: options.window_blocks,
+        },
         false => OrderSpec::Sequential,
     };
-    let until = if options.until == "first" { Until::First } else { Until::All };
+    let until = if options.until == "first" {
+        Until::First
+    } else {
+        Until::All
+    };
     let plain = options.balance.is_none() && spec.weights.is_empty();
     spec.passes = match options.epochs {
         None => Passes::Infinite,
         Some(1) if !options.shuffle && plain => Passes::Once,
         Some(count) => Passes::Epochs { count, until },
     };
-    spec.last_batch = if options.last_batch == "drop" { LastBatch::Drop } else { LastBatch::Partial };
+    spec.last_batch = if options.last_batch == "drop" {
+        LastBatch::Drop
+    } else {
+        LastBatch::Partial
+    };
     let mean = totals.0 as f64 / totals.1.max(1) as f64;
-    spec.group_turns = options.pack.map_or(GROUP_TURNS, |sequence| suggested_group_turns(sequence, mean));
+    spec.group_turns = options
+        .pack
+        .map_or(GROUP_TURNS, |sequence| suggested_group_turns(sequence, mean));
     Ok((spec, rows))
 }
 
@@ -90,11 +112,17 @@ fn weights(options: &Options, sources: &[Arc<Source>]) -> Result<Vec<WeightChang
     };
     let mut changes = Vec::new();
     match &options.weights {
-        Some(weights) => changes.push(WeightChange { from: Start::Turn(0), weights: named("corpus", weights)? }),
+        Some(weights) => changes.push(WeightChange {
+            from: Start::Turn(0),
+            weights: named("corpus", weights)?,
+        }),
         None if !options.weights_at.is_empty() && !options.weights_at.contains_key(&0) => {
             // Changed weights need some to change from: in proportion to the rows, as without any.
             let weights = sources.iter().map(|s| (s.name.clone(), s.rows as f64)).collect();
-            changes.push(WeightChange { from: Start::Turn(0), weights });
+            changes.push(WeightChange {
+                from: Start::Turn(0),
+                weights,
+            });
         }
         None => {}
     }
@@ -103,7 +131,10 @@ fn weights(options: &Options, sources: &[Arc<Source>]) -> Result<Vec<WeightChang
             changes.clear();
         }
         let from = if *step == 0 { Start::Turn(0) } else { Start::Step(*step) };
-        changes.push(WeightChange { from, weights: named("weights_at", weights)? });
+        changes.push(WeightChange {
+            from,
+            weights: named("weights_at", weights)?,
+        });
     }
     Ok(changes)
 }
