@@ -1,6 +1,9 @@
 # The tests, run inside the guest. Every line for a person begins with "guest: "; the exit status is that of all.
+# $choice and $address may be set to try the script itself on a machine without RDMA (choice=tcp address=127.0.0.1).
 token=5f0e1d2c3b4a59687786958493a2b1c0ff0e1d2c3b4a59687786958493a2b1c0
-address=10.77.0.1
+choice=${choice:-rdma}
+address=${address:-10.77.0.1}
+out=$(mktemp -d)
 failures=0
 
 # waits until a file has a line with the words; prints the line
@@ -18,42 +21,57 @@ wait_for() { # file words [seconds]
 # starts a worker; sets $worker and $port
 serve() { # name arguments…
     name=$1; shift
-    transport-peer serve --token $token --listen $address:0 "$@" > /tmp/$name.out 2> /tmp/$name.log &
+    transport-peer serve --token $token --listen $address:0 "$@" > $out/$name.out 2> $out/$name.log &
     worker=$!
-    line=$(wait_for /tmp/$name.out listening) || return 1
-    port=$(echo "$line" | sed 's/.*:\([0-9]*\)".*/\1/')
+    port_of $name
 }
 
+port_of() { # name
+    line=$(wait_for $out/$1.out listening) || return 1
+    port=$(echo "$line" | sed "s/.*$address:\([0-9]*\).*/\1/")
+}
+
+# runs a trainer's command to its end
 peer() { # command name arguments…
     command=$1; name=$2; shift 2
-    transport-peer "$command" --token $token --choice rdma "$@" > /tmp/$name.out 2> /tmp/$name.log
+    transport-peer "$command" --token $token "$@" > $out/$name.out 2> $out/$name.log
 }
 
-pull() { peer pull "$@"; }
+pull() { # name arguments…
+    name=$1; shift
+    peer pull $name --choice $choice "$@"
+}
+
+# starts a trainer; sets $trainer
+start_pull() { # name arguments…
+    name=$1; shift
+    transport-peer pull --token $token --choice $choice "$@" > $out/$name.out 2> $out/$name.log &
+    trainer=$!
+}
 
 case_of() { # name function
     since=$(cut -d' ' -f1 /proc/uptime)
-    rm -f /tmp/*.out /tmp/*.log
+    rm -f $out/*.out $out/*.log
     if $2; then verdict=ok; else
         verdict=FAILED
         failures=$((failures + 1))
-        for file in /tmp/*.out /tmp/*.log; do tail -n 12 "$file" | sed "s|^|guest:   ${file##*/}: |" | cut -c -400; done
+        for file in $out/*.out $out/*.log; do tail -n 12 "$file" | sed "s|^|guest:   ${file##*/}: |" | cut -c -400; done
     fi
-    for left in $(pidof transport-peer); do kill -9 "$left" 2> /dev/null; done
-    wait
+    kill -9 $(jobs -p) 2> /dev/null
+    wait 2> /dev/null
     echo "guest: $verdict  $1  ($(echo "$(cut -d' ' -f1 /proc/uptime) $since" | awk '{printf "%.1f s", $1 - $2}'))"
 }
 
 the_doctor_sees_the_device() {
-    transport-peer doctor > /tmp/doctor.out
-    grep -q 'rxe0 port 1, ::ffff:10.77.0.1 (RoCE v2)' /tmp/doctor.out
+    transport-peer doctor > $out/doctor.out
+    grep -q 'rxe0 port 1, ::ffff:10.77.0.1 (RoCE v2)' $out/doctor.out
 }
 
 bodies_of_1_4_and_16_mb_arrive_right() {
     sizes=1000000,4194304,16777216,4096,1,65537
     serve worker --bytes $sizes --bodies 12 || return 1
     pull trainer --connect $address:$port --bytes $sizes --expect 12 || return 1
-    grep -q '"event":"open","kind":"rdma"' /tmp/trainer.out && wait $worker
+    grep -q '"event":"open","kind":"'$choice'"' $out/trainer.out && wait $worker
 }
 
 several_reads_are_under_way_at_once() {
@@ -68,50 +86,49 @@ one_slot_on_either_side_is_enough() {
 
 lies_are_refused() {
     serve worker --bodies 6 --slots-max 1 || return 1
-    peer audit trainer --connect $address:$port || return 1
-    grep -q '"refused":58,"right":6,"wrong":\[\]' /tmp/trainer.out && grep -q 'body refused' /tmp/trainer.log
+    peer audit trainer --choice $choice --connect $address:$port || return 1
+    grep -q '"refused":58,"right":6,"wrong":\[\]' $out/trainer.out && grep -q 'body refused' $out/trainer.log
 }
 
 a_corrupt_body_is_refused_and_pulled_again() {
     serve worker --bodies 5 --corrupt 2 || return 1
     pull trainer --connect $address:$port --expect 5 --parallel 1 || return 1
-    grep -q '"error":"Corrupt"' /tmp/trainer.out
+    grep -q '"error":"Corrupt"' $out/trainer.out
 }
 
 a_wrong_token_is_refused() {
     serve worker --bodies 2 || return 1
-    transport-peer pull --token $(echo $token | sed s/5f/60/) --connect $address:$port > /tmp/liar.out 2>&1 && return 1
-    grep -q '"error":"Unauthorized"' /tmp/liar.out
+    transport-peer pull --token $(echo $token | sed s/5f/60/) --connect $address:$port > $out/liar.out 2>&1 && return 1
+    grep -q '"error":"Unauthorized"' $out/liar.out
 }
 
 a_killed_worker_is_left_for_another() {
     serve second --bytes 4194304 --bodies 6 || return 1
     other=$port
     serve first --bytes 4194304 --bodies 0 || return 1
-    pull trainer --connect $address:$port --then $address:$other --bytes 4194304 --expect 6 &
-    trainer=$!
-    wait_for /tmp/trainer.out '"seq":3' > /dev/null || return 1
+    start_pull trainer --connect $address:$port --then $address:$other --bytes 4194304 --expect 6
+    wait_for $out/trainer.out '"seq":3' > /dev/null || return 1
     kill -9 $worker
-    wait_for /tmp/trainer.out '"error":"PeerLost"' 15 > /dev/null || return 1
-    wait $trainer && grep -q '"right":6' /tmp/trainer.out
+    wait_for $out/trainer.out '"error":"PeerLost"' 15 > /dev/null || return 1
+    wait $trainer && grep -q '"right":6' $out/trainer.out
 }
 
 a_killed_trainer_is_noticed_and_the_next_is_served() {
     # memory for one session only: the second works if the first one's ring and registration are gone
     serve worker --bytes 4194304 --bodies 8 --sessions 2 --memory-bytes 18874368 || return 1
-    pull first --connect $address:$port --bytes 4194304 --think-ms 200 &
-    wait_for /tmp/first.out '"seq":1' > /dev/null || return 1
-    kill -9 $(pidof transport-peer | tr ' ' '\n' | grep -v "^$worker$")
-    wait_for /tmp/worker.out '"error":"PeerLost"' 15 > /dev/null || return 1
+    start_pull first --connect $address:$port --bytes 4194304 --think-ms 200
+    wait_for $out/first.out '"seq":1' > /dev/null || return 1
+    kill -9 $trainer
+    wait_for $out/worker.out '"error":"PeerLost"' 15 > /dev/null || return 1
     pull second --connect $address:$port --bytes 4194304 --expect 8 && wait $worker
 }
 
 a_stopped_worker_is_lost_within_the_deadline() {
     serve worker --bodies 0 --silence-ms 2000 || return 1
-    pull trainer --connect $address:$port --silence-ms 2000 --think-ms 20 &
-    wait_for /tmp/trainer.out '"seq":2' > /dev/null || return 1
+    start_pull trainer --connect $address:$port --silence-ms 2000 --think-ms 20
+    wait_for $out/trainer.out '"seq":2' > /dev/null || return 1
     kill -STOP $worker
-    wait_for /tmp/trainer.out '"error":"PeerLost"' 15 > /dev/null
+    wait_for $out/trainer.out '"error":"PeerLost"' 15 > /dev/null
     code=$?
     kill -CONT $worker
     return $code
@@ -119,25 +136,25 @@ a_stopped_worker_is_lost_within_the_deadline() {
 
 auto_takes_rdma_where_shared_memory_is_not_allowed() {
     serve worker --bodies 3 --kinds rdma,tcp || return 1
-    transport-peer pull --token $token --connect $address:$port --expect 3 > /tmp/trainer.out 2> /tmp/trainer.log || return 1
-    grep -q '"event":"open","kind":"rdma"' /tmp/trainer.out && grep -q 'rxe0 port 1' /tmp/trainer.log
+    peer pull trainer --connect $address:$port --expect 3 || return 1
+    grep -q '"event":"open","kind":"rdma"' $out/trainer.out && grep -q 'rxe0 port 1' $out/trainer.log
 }
 
 too_little_locked_memory_is_said_and_auto_goes_on_over_tcp() {
     chmod 666 /dev/infiniband/uverbs*
-    (ulimit -l 64; exec chpst -u nobody transport-peer serve --token $token --listen $address:0 --bodies 2 --sessions 2 \
-        --kinds rdma,tcp > /tmp/worker.out 2> /tmp/worker.log) &
-    line=$(wait_for /tmp/worker.out listening) || return 1
-    port=$(echo "$line" | sed 's/.*:\([0-9]*\)".*/\1/')
+    # root may lock what it likes
+    (ulimit -l 64; exec /util-linux/setpriv --reuid 65534 --regid 65534 --clear-groups transport-peer serve --token $token \
+        --listen $address:0 --bodies 2 --kinds rdma,tcp > $out/worker.out 2> $out/worker.log) &
+    port_of worker || return 1
     pull forced --connect $address:$port --expect 2 && return 1
-    grep -q 'raise the locked-memory limit' /tmp/forced.out || return 1
-    transport-peer pull --token $token --connect $address:$port --expect 2 > /tmp/trainer.out 2> /tmp/trainer.log || return 1
-    grep -q '"event":"open","kind":"tcp"' /tmp/trainer.out && grep -q 'raise the locked-memory limit' /tmp/trainer.log
+    grep -q 'raise the locked-memory limit' $out/forced.out || return 1
+    peer pull trainer --connect $address:$port --expect 2 || return 1
+    grep -q '"event":"open","kind":"tcp"' $out/trainer.out && grep -q 'raise the locked-memory limit' $out/trainer.log
 }
 
 what_is_no_dmabuf_is_not_registered() {
     serve worker --checksum none || return 1
-    peer device-memory trainer --connect $address:$port
+    peer device-memory trainer --choice $choice --connect $address:$port
 }
 
 case_of "the doctor sees the device" the_doctor_sees_the_device

@@ -1,5 +1,6 @@
 //! Where tests find things.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -98,7 +99,17 @@ pub fn python(modules: &[&str]) -> Option<PathBuf> {
 }
 
 /// Says that a test cannot run on this machine, so that nobody takes it for passed.
+///
+/// Test runners hide what a passing test prints, so the line also goes to the file that `CORPUSMILL_NOT_RUN` names;
+/// `make test` shows that file at its end.
 #[expect(clippy::print_stderr, reason = "the only way to be heard from inside a test that is not a failure")]
 pub fn not_run_here(test: &str, why: &str) {
-    eprintln!("not run here: {test}: {why}");
+    let line = format!("not run here: {test}: {why}");
+    eprintln!("{line}");
+    if let Some(path) = std::env::var_os("CORPUSMILL_NOT_RUN") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+        if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
+            eprintln!("cannot note that in {}: {error}", path.display());
+        }
+    }
 }
