@@ -22,6 +22,7 @@
 mod asof;
 mod bind;
 mod catalog;
+mod codec;
 mod error;
 mod expectations;
 mod functions;
@@ -35,7 +36,10 @@ mod source_text;
 mod sources;
 mod statement;
 mod table_functions;
+#[cfg(test)]
+mod tests;
 
+pub use codec::PlanCodec;
 pub use corpusmill_kernels::Tokenizer;
 pub use error::{Fault, Result, SqlError};
 pub use functions::plain_functions;

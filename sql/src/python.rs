@@ -65,22 +65,28 @@ impl PythonFunction {
             arguments.push(arrow_type(session, sql_type, text).await?);
         }
         let returns = arrow_type(session, &definition.returns, text).await?;
-        let volatility = if definition.volatile {
-            Volatility::Volatile
-        } else {
-            Volatility::Immutable
-        };
-        Ok(PythonFunction {
-            pool: Arc::new(Pool::new(
-                definition.name.clone(),
-                definition.body.clone(),
-                returns.clone(),
-            )),
+        Ok(PythonFunction::from_parts(definition, arguments, returns))
+    }
+
+    /// The function of a definition whose Arrow types are known.
+    pub(crate) fn from_parts(
+        definition: &CreateFunction,
+        arguments: Vec<DataType>,
+        returns: DataType,
+    ) -> PythonFunction {
+        let volatility = if definition.volatile { Volatility::Volatile } else { Volatility::Immutable };
+        PythonFunction {
+            pool: Arc::new(Pool::new(definition.name.clone(), definition.body.clone(), returns.clone())),
             definition: definition.clone(),
             arguments,
             returns,
             signature: Signature::user_defined(volatility),
-        })
+        }
+    }
+
+    /// Arrow types of the arguments and of the result.
+    pub(crate) fn types(&self) -> (&[DataType], &DataType) {
+        (&self.arguments, &self.returns)
     }
 
     /// Name, types and source: all that another process needs to make the same function.

@@ -27,6 +27,16 @@ enum Task {
     Detokenize,
 }
 
+impl Task {
+    fn name(self) -> &'static str {
+        match self {
+            Task::Tokenize => "tokenize",
+            Task::Count => "token_count",
+            Task::Detokenize => "detokenize",
+        }
+    }
+}
+
 pub(crate) fn tokenize() -> ScalarUDF {
     TokenizerFunction::unbound(Task::Tokenize)
 }
@@ -64,6 +74,17 @@ impl TokenizerFunction {
     /// The tokenizer that it carries: its name and digest say what the function computes.
     pub fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         self.tokenizer.as_ref()
+    }
+
+    /// The function called `name` with its tokenizer, as it arrives in another process.
+    pub(crate) fn carrying(name: &str, tokenizer: Arc<Tokenizer>) -> Result<ScalarUDF> {
+        let task = [Task::Tokenize, Task::Count, Task::Detokenize].into_iter().find(|task| task.name() == name);
+        let Some(task) = task else { return exec_err!("no function called {name} carries a tokenizer") };
+        Ok(ScalarUDF::new_from_impl(TokenizerFunction {
+            task,
+            signature: Signature::user_defined(Volatility::Immutable),
+            tokenizer: Some(tokenizer),
+        }))
     }
 
     pub(crate) fn is_bound(&self) -> bool {
@@ -118,11 +139,7 @@ impl Hash for TokenizerFunction {
 
 impl ScalarUDFImpl for TokenizerFunction {
     fn name(&self) -> &str {
-        match self.task {
-            Task::Tokenize => "tokenize",
-            Task::Count => "token_count",
-            Task::Detokenize => "detokenize",
-        }
+        self.task.name()
     }
 
     fn signature(&self) -> &Signature {

@@ -14,7 +14,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, Statistics, exec_err};
+use datafusion::common::{Result, Statistics, exec_datafusion_err, exec_err};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::{
@@ -25,13 +25,22 @@ use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::datasource::{TableProvider, TableType, provider_as_source};
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use datafusion_proto::physical_plan::from_proto::{parse_protobuf_file_scan_config, parse_table_schema_from_proto};
+use datafusion_proto::physical_plan::to_proto::serialize_file_scan_config;
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf::FileScanExecConf;
 use futures::{FutureExt, StreamExt};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use super::arguments::Arguments;
 
@@ -119,7 +128,7 @@ impl TableProvider for BlobTable {
 }
 
 /// How file names are shown: the folder as it was written, then what is below it in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BlobFormat {
     written: String,
     prefix: String,
@@ -304,6 +313,43 @@ async fn read(
         arrays,
         &options,
     )?)
+}
+
+/// Writes a scan of whole files: how file names are shown, then the scan.
+pub(crate) fn encode(
+    scan: &DataSourceExec,
+    buf: &mut Vec<u8>,
+    codec: &dyn PhysicalExtensionCodec,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<()> {
+    let Some((config, source)) = scan.downcast_to_file_source::<BlobSource>() else {
+        return exec_err!("a source of the plan has no codec: it cannot be read on a worker");
+    };
+    let format = serde_json::to_vec(&source.format).map_err(|e| exec_datafusion_err!("read_blob: {e}"))?;
+    let length = u32::try_from(format.len()).map_err(|_| exec_datafusion_err!("read_blob: the pattern is too long"))?;
+    buf.extend_from_slice(&length.to_le_bytes());
+    buf.extend_from_slice(&format);
+    buf.extend(serialize_file_scan_config(config, codec, converter)?.encode_to_vec());
+    Ok(())
+}
+
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode(
+    buf: &[u8],
+    context: &TaskContext,
+    codec: &dyn PhysicalExtensionCodec,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let damaged = |why: String| exec_datafusion_err!("a scan of read_blob cannot be read: {why}");
+    let parts = buf.split_first_chunk::<4>();
+    let parts = parts.and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize));
+    let (format, scan) = parts.ok_or_else(|| damaged("it is cut off".into()))?;
+    let format: BlobFormat = serde_json::from_slice(format).map_err(|e| damaged(e.to_string()))?;
+    let scan = FileScanExecConf::decode(scan).map_err(|e| damaged(e.to_string()))?;
+    let source = format.file_source(parse_table_schema_from_proto(&scan)?);
+    let context = PhysicalPlanDecodeContext::new(context, codec);
+    let config = parse_protobuf_file_scan_config(&scan, &context, converter, source)?;
+    Ok(DataSourceExec::from_data_source(config))
 }
 
 #[cfg(test)]
