@@ -1,1 +1,50 @@
-//! placeholder
+//! Runs the statements of a script over a home: keeps objects in a catalogue, builds corpora step by step, and
+//! publishes each version with one Delta commit.
+//!
+//! ```text
+//!   script ── sql::parse_script ──► Coordinator::run_script
+//!                                      │ statement by statement
+//!        ┌─────────────────────────────┼──────────────────────────────┐
+//!   statements.rs                 build.rs                       inspect.rs
+//!   CREATE, DROP, ALTER           CREATE / REFRESH CORPUS        SELECT, SHOW, DESCRIBE
+//!        │                             │ corpus_plan ─► Runner ─► receipts in _staging
+//!        ▼                             │ gate ─► manifest ─► publish (Delta) ─► catalogue
+//!   catalog.rs (SQLite)           objects.rs answers the dialect's questions about names
+//! ```
+//! What holds whatever happens: a version is there as a whole or not at all; what the catalogue says follows what
+//! the Delta log says; a build that stopped is found by what it computes, and goes on from its finished splits.
+//!
+//! To add a statement: a variant in `sql`, an arm in `script.rs`, a function in `statements.rs` or `inspect.rs`.
+//! To run steps elsewhere: a [`Runner`], and one line in `workspace.rs`.
+//! To change the catalogue: one more file in `migrations/`; never edit one that was released.
+
+mod build;
+mod catalog;
+mod coordinator;
+mod corpus_options;
+mod corpus_plan;
+mod error;
+mod events;
+mod inputs;
+mod inspect;
+mod layout;
+mod lock;
+mod maintenance;
+mod names;
+mod objects;
+mod options;
+mod publish;
+mod report;
+mod runner;
+mod script;
+mod statements;
+mod workspace;
+
+pub use coordinator::Coordinator;
+pub use error::{CoordinatorError, Result};
+pub use events::{Event, Events, Outcome, Silent, Sink};
+pub use options::CoordinatorOptions;
+pub use report::{
+    BuildInfo, BuildReport, BuildState, CorpusInfo, ExpectationReport, StepReport, VacuumReport,
+};
+pub use runner::{LocalRunner, Runner, Step};

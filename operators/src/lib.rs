@@ -1,1 +1,45 @@
-//! placeholder
+//! Execution plans of corpusmill: what DataFusion lacks for writing a corpus, kept thin.
+//!
+//! An operator here moves rows and counts them; compute over arrays lives in `kernels`, file formats in `corpus`,
+//! and the decision that a step is complete in `coordinator`. Every operator has a codec, so that the same plan
+//! runs in this process or on a worker.
+//!
+//! ```text
+//!   the corpus' query
+//!        │  + _hash, _shard, _verdict, _warn_…           (a projection that the coordinator adds)
+//!   Screen            takes dropped rows out, turns them into counts per shard and reason; NULL keys are errors
+//!        │
+//!   RepartitionExec   hash(_shard)         SortExec   (_shard, _class, _hash, key)      both DataFusion's, both spill
+//!        │
+//!   WriteShards       duplicate keys are errors; one writer per partition value; quarantine files
+//!        │
+//!   one row = one Receipt (also put into the staging folder: `SPLIT.ATTEMPT.json`)
+//! ```
+//! A materialised step ends in [`WriteRows`] instead: one Parquet file for each partition of its input.
+//!
+//! To add an operator: one file with the plan node (`name.rs`), one arm in `codec.rs`, a round trip in its tests.
+
+mod codec;
+mod destination;
+mod error;
+pub mod failpoint;
+mod key_functions;
+mod receipt;
+mod rows_file;
+mod screen;
+mod task_failure;
+mod write_rows;
+mod write_shards;
+
+pub use codec::OperatorCodec;
+pub use destination::Destination;
+pub use error::OperatorError;
+pub use key_functions::{key_hash_udf, key_shard_udf};
+pub use receipt::{Receipt, RowFile};
+pub use screen::{
+    CLASS, COUNT, HASH, REASON, Reason, ReasonAction, SHARD, Screen, ScreenSpec, VERDICT,
+    warn_column,
+};
+pub use task_failure::{FailureCause, TaskFailure};
+pub use write_rows::{RowSink, WriteRows};
+pub use write_shards::{ShardSink, WriteShards};

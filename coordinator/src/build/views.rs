@@ -1,0 +1,277 @@
+//! Materialised views: steps that are committed once and shared by every statement that reads them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use corpusmill_operators::{Receipt, RowSink, WriteRows, failpoint};
+use corpusmill_sql::{CreateView, RunTime, Session, SqlError, Statement, StatementKind};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
+
+use super::new_build_id;
+use crate::catalog::{BuildEnd, BuildRow, NewBuild, Space};
+use crate::error::{CoordinatorError, Result, with_sources};
+use crate::events::Event;
+use crate::inputs::{digest, inputs_of, plan_digest, rows_expected, uses_run_time};
+use crate::layout::{staging_folder, view_folder};
+use crate::objects::CatalogObjects;
+use crate::report::{BuildState, StepReport};
+use crate::runner::{Runner as _, Step};
+use crate::workspace::Workspace;
+
+/// How views are brought up to date.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Mode {
+    /// Also those whose definition and inputs are the same.
+    pub(crate) full: bool,
+    /// Only says what would be done.
+    pub(crate) dry: bool,
+}
+
+/// Brings the views `names`, and those that they read, up to date; gives one step for each, in the order in which
+/// they depend on each other.
+///
+/// # Errors
+/// When a view does not plan, or a step fails.
+pub(crate) async fn freshen(
+    workspace: &Workspace,
+    session: &Session,
+    names: &BTreeSet<String>,
+    logical: DateTime<Utc>,
+    mode: Mode,
+) -> Result<Vec<StepReport>> {
+    let mut walk = Walk { workspace, session, logical, mode, done: vec![], open: vec![] };
+    for name in names {
+        walk.visit(name).await?;
+    }
+    Ok(walk.done)
+}
+
+struct Walk<'a> {
+    workspace: &'a Workspace,
+    session: &'a Session,
+    logical: DateTime<Utc>,
+    mode: Mode,
+    done: Vec<StepReport>,
+    open: Vec<String>,
+}
+
+struct ViewPlan {
+    logical: LogicalPlan,
+    physical: Arc<dyn ExecutionPlan>,
+    fingerprint: String,
+    sql_digest: String,
+}
+
+fn step_name(view: &str) -> String {
+    format!("view {view}")
+}
+
+impl Walk<'_> {
+    /// Depth first: what a view reads is up to date before the view is planned.
+    async fn visit(&mut self, name: &str) -> Result<()> {
+        if self.done.iter().any(|step| step.name == step_name(name)) {
+            return Ok(());
+        }
+        if self.open.iter().any(|open| open == name) {
+            return Err(CoordinatorError::Invalid(format!(
+                "materialized view {name} reads itself: {} → {name}",
+                self.open.join(" → ")
+            )));
+        }
+        self.open.push(name.to_owned());
+        let statement = self.definition(name).await?;
+        let StatementKind::CreateMaterializedView(view) = &statement.kind else {
+            return Err(CoordinatorError::Object(format!("{name} is not a materialized view")));
+        };
+        self.workspace.objects.take_seen();
+        self.session.plan(&statement).await?;
+        let reads = self.workspace.objects.take_seen().views;
+        for inner in reads.iter().filter(|inner| *inner != name) {
+            Box::pin(self.visit(inner)).await?;
+        }
+        let step = self.step(&statement, view).await?;
+        self.done.push(step);
+        self.open.pop();
+        Ok(())
+    }
+
+    async fn definition(&self, name: &str) -> Result<Statement> {
+        let object = self.workspace.catalog.object(Space::Relation, name).await?;
+        let object =
+            object.ok_or_else(|| CoordinatorError::Object(format!("there is no materialized view {name}")))?;
+        CatalogObjects::statement(&object)
+    }
+
+    async fn step(&self, statement: &Statement, view: &CreateView) -> Result<StepReport> {
+        let plan = self.plan(statement, view).await?;
+        let builds = self.workspace.catalog.builds_of(&view.name).await?;
+        let made = builds.into_iter().find(|row| row.state == BuildState::Committed);
+        match made.filter(|row| row.fingerprint == plan.fingerprint && !self.mode.full) {
+            Some(row) => {
+                let step = reused(&view.name, &row);
+                if !self.mode.dry {
+                    self.workspace.step_finished(&row.id, &step);
+                }
+                Ok(step)
+            }
+            None if self.mode.dry => Ok(expected(&view.name, &plan.physical)),
+            None => self.build(statement, view, plan).await,
+        }
+    }
+
+    async fn plan(&self, statement: &Statement, view: &CreateView) -> Result<ViewPlan> {
+        self.session.set_run_time(RunTime::at(self.logical))?;
+        self.workspace.objects.take_seen();
+        let logical = self.session.plan(statement).await?;
+        let logical = self.session.check_reproducible(logical, &view.query)?;
+        let seen = self.workspace.objects.take_seen();
+        let physical = match self.session.context().state().create_physical_plan(&logical).await {
+            Ok(physical) => physical,
+            Err(error) => return Err(self.session.explain_error(error, &logical).await.into()),
+        };
+        let mut parts = vec![inputs_of(&physical).fingerprint];
+        parts.extend(seen.functions.iter().map(|(name, digest)| format!("{name} {digest}")));
+        if uses_run_time(&logical)? {
+            parts.push(self.logical.timestamp_millis().to_string());
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let fingerprint = plan_digest(&logical, &parts);
+        Ok(ViewPlan { logical, physical, fingerprint, sql_digest: digest(&statement.text.text) })
+    }
+
+    async fn build(&self, statement: &Statement, view: &CreateView, plan: ViewPlan) -> Result<StepReport> {
+        let id = new_build_id();
+        let catalog = &self.workspace.catalog;
+        catalog
+            .begin_build(&NewBuild {
+                id: id.clone(),
+                object: view.name.clone(),
+                kind: "view",
+                sql: statement.text.text.to_string(),
+                sql_digest: plan.sql_digest.clone(),
+                fingerprint: plan.fingerprint.clone(),
+                logical_ms: self.logical.timestamp_millis(),
+            })
+            .await?;
+        match self.write(statement, view, &plan, &id).await {
+            Ok((step, end)) => {
+                catalog.end_build(&id, BuildState::Committed, &end).await?;
+                self.workspace.layout.remove(&staging_folder(&id)).await?;
+                self.workspace.step_finished(&id, &step);
+                Ok(step)
+            }
+            Err(error) => {
+                let state = match error {
+                    CoordinatorError::Cancelled => BuildState::Cancelled,
+                    _ => BuildState::Failed,
+                };
+                let end = BuildEnd { error: Some(with_sources(&error)), ..BuildEnd::default() };
+                catalog.end_build(&id, state, &end).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs the view's plan from its beginning: how rows fall into its partitions depends on timing, so receipts of
+    /// different runs do not fit together.
+    async fn write(
+        &self,
+        statement: &Statement,
+        view: &CreateView,
+        plan: &ViewPlan,
+        id: &str,
+    ) -> Result<(StepReport, BuildEnd)> {
+        let began = Instant::now();
+        let layout = &self.workspace.layout;
+        let name = step_name(&view.name);
+        let staging = format!("{}/rows", staging_folder(id));
+        let splits = plan.physical.output_partitioning().partition_count();
+        self.workspace.event(Event::StepStarted {
+            build: id.to_owned(),
+            step: name.clone(),
+            number: self.done.len() + 1,
+            of: self.done.len() + 1,
+            splits,
+            splits_done: 0,
+        });
+        let sink = RowSink {
+            folder: layout.folder(&view_folder(&view.name, id)),
+            staging: layout.folder(&staging),
+            step: name.clone(),
+            splits: None,
+        };
+        let sink = Arc::new(WriteRows::new(Arc::clone(&plan.physical), Arc::new(sink)));
+        let step = Step {
+            build: id.to_owned(),
+            name: name.clone(),
+            place: format!("{}:{}: {}", statement.text.origin, statement.text.start.line, statement.summary()),
+            location: self.workspace.location().to_owned(),
+            events: Arc::clone(&self.workspace.events),
+            cancel: self.workspace.cancel.clone(),
+        };
+        let context = self.session.context().state().task_ctx();
+        match self.workspace.runner(context).run(&step, sink).await {
+            Ok(_) => {}
+            Err(CoordinatorError::Sql(SqlError::Engine(error))) => {
+                return Err(self.session.explain_error(error, &plan.logical).await.into());
+            }
+            Err(other) => return Err(other),
+        }
+        failpoint::hit("view-done");
+        let taken = Receipt::collect(layout.store(), &layout.path(&staging)).await;
+        let taken = taken.map_err(|e| CoordinatorError::engine(&step.place, &step.location, e.into()))?;
+        if taken.len() != splits {
+            return Err(CoordinatorError::Invalid(format!(
+                "{}: {} of {splits} splits have a receipt although the step ended; run the statement again",
+                step.place,
+                taken.len()
+            )));
+        }
+        let report = StepReport {
+            name,
+            reused: false,
+            splits: splits as u32,
+            rows_in: taken.values().map(|r| r.rows_in).sum(),
+            rows_out: taken.values().map(|r| r.rows_out).sum(),
+            bytes: taken.values().map(|r| r.bytes).sum(),
+            elapsed: began.elapsed(),
+        };
+        let end = BuildEnd {
+            rows: Some(report.rows_out),
+            bytes: Some(report.bytes),
+            files: taken.into_values().flat_map(|receipt| receipt.rows_files).collect(),
+            ..BuildEnd::default()
+        };
+        Ok((report, end))
+    }
+}
+
+fn reused(view: &str, row: &BuildRow) -> StepReport {
+    let rows = row.rows.unwrap_or(0);
+    StepReport {
+        name: step_name(view),
+        reused: true,
+        splits: row.files.len() as u32,
+        rows_in: rows,
+        rows_out: rows,
+        bytes: row.bytes.unwrap_or(0),
+        elapsed: Duration::ZERO,
+    }
+}
+
+/// A step that would run, with what the sources' statistics say about it.
+fn expected(view: &str, plan: &Arc<dyn ExecutionPlan>) -> StepReport {
+    let rows = rows_expected(plan.as_ref()).unwrap_or(0);
+    StepReport {
+        name: step_name(view),
+        reused: false,
+        splits: plan.output_partitioning().partition_count() as u32,
+        rows_in: rows,
+        rows_out: rows,
+        bytes: inputs_of(plan).sources.iter().map(|source| source.bytes).sum(),
+        elapsed: Duration::ZERO,
+    }
+}

@@ -1,0 +1,233 @@
+//! Ballista's scheduler inside this process, and what is known of its workers.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::error::BallistaError;
+use ballista_core::serde::BallistaPhysicalExtensionCodec;
+use ballista_core::serde::protobuf::executor_status::Status;
+use ballista_core::utils::{default_config_producer, default_session_builder};
+use ballista_scheduler::cluster::{BallistaCluster, ClusterState, ClusterStateEvent, JobState};
+use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
+use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
+use ballista_scheduler::scheduler_server::SchedulerServer;
+use corpusmill_sql::PlanCodec;
+use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
+use futures::StreamExt as _;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::listen::loopback_only;
+use crate::error::{CoordinatorError, Result};
+
+/// Messages between scheduler and workers: a plan that names many files, or carries a tokenizer, is large.
+const MESSAGE_BYTES_MAX: u32 = 256 << 20;
+/// Names of lost workers that are remembered.
+const LOST_NAMES: usize = 64;
+
+/// How a cluster is run.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Where the scheduler listens; loopback.
+    pub host: IpAddr,
+    /// Its port; 0 for one of the system's choice.
+    pub port: u16,
+    /// Time between two heartbeats of a worker.
+    pub heartbeat: Duration,
+    /// A worker that was not heard of for so long is lost.
+    pub timeout: Duration,
+    /// A job in which nothing runs for so long, although there are workers, is submitted again.
+    pub stall: Duration,
+    /// A job in which nothing ends for so long is submitted again, whatever runs.
+    pub silence: Duration,
+    /// Attempts at one step before the build fails.
+    pub attempts: usize,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            heartbeat: Duration::from_secs(2),
+            timeout: Duration::from_secs(8),
+            stall: Duration::from_secs(30),
+            silence: Duration::from_secs(3_600),
+            attempts: 12,
+        }
+    }
+}
+
+/// A worker that is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerInfo {
+    /// Id of its executor; another one after each restart.
+    pub id: String,
+    /// Its host and port for tasks.
+    pub address: String,
+    /// Tasks that it runs side by side.
+    pub vcores: u32,
+    /// Seconds since it was last heard of.
+    pub heard_seconds_ago: u64,
+}
+
+pub(super) type Server = SchedulerServer<LogicalPlanNode, PhysicalPlanNode>;
+
+/// A running scheduler, and the workers that are connected to it.
+pub struct Cluster {
+    pub(super) options: ClusterOptions,
+    pub(super) server: Server,
+    pub(super) jobs: Arc<dyn JobState>,
+    workers: Arc<dyn ClusterState>,
+    address: SocketAddr,
+    losses: Arc<Losses>,
+    serving: Vec<JoinHandle<()>>,
+}
+
+/// Workers that were lost since the scheduler began.
+#[derive(Debug, Default)]
+struct Losses {
+    count: AtomicU64,
+    names: Mutex<Vec<String>>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("address", &self.address).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for task in &self.serving {
+            task.abort();
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts a scheduler.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Invalid`] when other machines could reach it, [`CoordinatorError::Cluster`] when it cannot
+    /// listen there.
+    pub async fn start(options: ClusterOptions) -> Result<Arc<Self>> {
+        loopback_only("the scheduler", options.host)?;
+        let wanted = SocketAddr::new(options.host, options.port);
+        let fail = |why: String| CoordinatorError::Cluster(format!("cannot start the scheduler on {wanted}: {why}"));
+        let listener = TcpListener::bind(wanted).await.map_err(|e| fail(e.to_string()))?;
+        let address = listener.local_addr().map_err(|e| fail(e.to_string()))?;
+        let ballista = BallistaCluster::new_memory(
+            address.to_string(),
+            Arc::new(default_session_builder),
+            Arc::new(default_config_producer),
+        );
+        let (jobs, workers) = (ballista.job_state(), ballista.cluster_state());
+        let failed = |e: BallistaError| fail(e.to_string());
+        let server: Server = create_scheduler(ballista, Arc::new(config(&options, address))).await.map_err(failed)?;
+        let losses = Arc::new(Losses::default());
+        let mut events = server.cluster_state_events().await.map_err(failed)?;
+        let counted = Arc::clone(&losses);
+        let watching = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if let ClusterStateEvent::RemovedExecutor { executor_id } = event {
+                    counted.add(executor_id);
+                }
+            }
+        });
+        let service = server.clone();
+        let serving = tokio::spawn(async move {
+            if let Err(error) = start_grpc_service_with_listener(listener, service).await {
+                tracing::error!(%error, "the scheduler's port is closed");
+            }
+        });
+        let serving = vec![watching, serving];
+        Ok(Arc::new(Self { options, server, jobs, workers, address, losses, serving }))
+    }
+
+    /// Where executors register.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The workers that were heard of lately, by id.
+    pub async fn workers(&self) -> Vec<WorkerInfo> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let mut workers = Vec::new();
+        let heard = self.workers.executor_heartbeats();
+        let ids: BTreeSet<&String> = heard.keys().collect();
+        for id in ids {
+            let beat = &heard[id];
+            let active = matches!(beat.status.as_ref().and_then(|s| s.status.as_ref()), Some(Status::Active(_)));
+            let ago = now.saturating_sub(beat.timestamp);
+            if !active || ago > self.options.timeout.as_secs() {
+                continue;
+            }
+            if let Ok(known) = self.workers.get_executor_metadata(id).await {
+                workers.push(WorkerInfo {
+                    id: id.clone(),
+                    address: format!("{}:{}", known.host, known.grpc_port),
+                    vcores: known.specification.vcores,
+                    heard_seconds_ago: ago,
+                });
+            }
+        }
+        workers
+    }
+
+    /// Workers lost so far.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.count.load(Ordering::SeqCst)
+    }
+
+    /// The worker that was lost last.
+    pub(super) fn last_lost(&self) -> String {
+        let names = self.losses.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.last().cloned().unwrap_or_else(|| "unknown".to_owned())
+    }
+}
+
+impl Losses {
+    fn add(&self, name: String) {
+        tracing::warn!(worker = %name, "a worker is gone");
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= LOST_NAMES {
+            names.remove(0);
+        }
+        names.push(name);
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn config(options: &ClusterOptions, address: SocketAddr) -> SchedulerConfig {
+    let codec = PlanCodec::over(Arc::new(BallistaPhysicalExtensionCodec::default()));
+    SchedulerConfig {
+        external_host: address.ip().to_string(),
+        bind_host: address.ip().to_string(),
+        bind_port: address.port(),
+        scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        task_distribution: TaskDistributionPolicy::RoundRobin,
+        executor_timeout_seconds: options.timeout.as_secs(),
+        expire_dead_executor_interval_seconds: 1,
+        // A build waits for workers as long as it takes.
+        no_executors_grace_period_seconds: 365 * 24 * 3_600,
+        executor_termination_grace_period: 0,
+        // What failed is submitted again by the runner, which knows whether that is safe.
+        task_max_failures: 1,
+        stage_max_failures: 1,
+        finished_job_data_clean_up_interval_seconds: 5,
+        finished_job_state_clean_up_interval_seconds: 60,
+        grpc_server_max_decoding_message_size: MESSAGE_BYTES_MAX,
+        grpc_server_max_encoding_message_size: MESSAGE_BYTES_MAX,
+        grpc_client_max_message_size: MESSAGE_BYTES_MAX,
+        override_physical_codec: Some(Arc::new(codec)),
+        disable_rest_api: true,
+        ..SchedulerConfig::default()
+    }
+}

@@ -1,0 +1,171 @@
+//! The coordinator of one home.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use corpusmill_corpus::{ExportFormat, ExportOptions, ExportReport, Manifest, VerifyReport};
+use corpusmill_sql::{Session, SessionOptions, session};
+
+use crate::catalog::Catalog;
+use crate::error::{CoordinatorError, Result};
+use crate::events::Sink;
+use crate::layout::Layout;
+use crate::lock::HomeLock;
+use crate::maintenance;
+use crate::options::CoordinatorOptions;
+use crate::report::{BuildInfo, CorpusInfo, VacuumReport};
+use crate::script;
+use crate::workspace::Workspace;
+
+/// Runs scripts over one home, and looks after what is in it.
+#[derive(Debug)]
+pub struct Coordinator {
+    options: CoordinatorOptions,
+    workspace: Workspace,
+    lock: Mutex<Option<HomeLock>>,
+    /// One script or vacuum at a time: a vacuum must not see half of a build.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Coordinator {
+    /// Opens the home of `options`, and makes it when it is not there.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Io`] when the folder cannot be made, [`CoordinatorError::NewerCatalog`] when a newer
+    /// program wrote its catalogue, [`CoordinatorError::Catalog`] when that cannot be read.
+    pub async fn open(options: CoordinatorOptions) -> Result<Self> {
+        let layout = Layout::new(&options.home)?;
+        std::fs::create_dir_all(layout.home()).map_err(|source| CoordinatorError::Io {
+            action: "create",
+            path: layout.home().to_owned(),
+            source,
+        })?;
+        let catalog = Catalog::open(&layout.catalog()).await?;
+        let workspace = Workspace::new(
+            catalog,
+            layout,
+            std::sync::Arc::clone(&options.events),
+            options.cancel.clone(),
+            options.as_of,
+        );
+        Ok(Self { options, workspace, lock: Mutex::new(None), writing: tokio::sync::Mutex::new(()) })
+    }
+
+    /// Runs the statements of `text` in order, and hands `sink` what each gives back; stops at the first error.
+    ///
+    /// `origin` names the text in error messages: a file name, or something like `<command line>`.
+    ///
+    /// # Errors
+    /// What the first failing statement failed with; statements before it stay done.
+    pub async fn run_script(&self, text: &str, origin: &str, sink: &mut dyn Sink) -> Result<()> {
+        let _writing = self.writing.lock().await;
+        script::run(self, text, origin, sink).await
+    }
+
+    /// The corpora of the warehouse, by name.
+    ///
+    /// # Errors
+    /// When the warehouse cannot be read.
+    pub async fn corpora(&self) -> Result<Vec<CorpusInfo>> {
+        maintenance::corpora(&self.workspace).await
+    }
+
+    /// All builds, newest first.
+    ///
+    /// # Errors
+    /// When the catalogue cannot be read.
+    pub async fn builds(&self) -> Result<Vec<BuildInfo>> {
+        let builds = self.workspace.catalog.builds().await?;
+        Ok(builds.into_iter().map(|build| build.info()).collect())
+    }
+
+    /// The manifest of `name`, `name@version` or `name@latest`.
+    ///
+    /// # Errors
+    /// When there is no such corpus or version: says which there are.
+    pub async fn show(&self, corpus: &str) -> Result<Manifest> {
+        let warehouse = self.workspace.layout.warehouse();
+        let (name, version) = warehouse.resolve(corpus).await?;
+        Ok(warehouse.manifest(&name, version).await?)
+    }
+
+    /// Reads every byte of a version and recomputes checksums, digest, counts and keys.
+    ///
+    /// # Errors
+    /// When the version cannot be read at all; what does not match is in the report.
+    pub async fn verify(&self, corpus: &str) -> Result<VerifyReport> {
+        maintenance::verify(&self.workspace, corpus).await
+    }
+
+    /// Removes files that no version and no running build knows, when they are older than `older_than`.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Locked`] when another process writes to this home.
+    pub async fn vacuum(&self, older_than: Duration, dry_run: bool) -> Result<VacuumReport> {
+        let _writing = self.writing.lock().await;
+        if !dry_run {
+            self.become_writer().await?;
+        }
+        maintenance::vacuum(&self.workspace, older_than, dry_run).await
+    }
+
+    /// Writes a version in the format of another tool; see `corpusmill_corpus::export`.
+    ///
+    /// # Errors
+    /// When there is no such version, or it does not fit the format.
+    pub async fn export(
+        &self,
+        corpus: &str,
+        format: ExportFormat,
+        to: &str,
+        options: &ExportOptions,
+    ) -> Result<ExportReport> {
+        maintenance::export(&self.workspace, corpus, format, to, options).await
+    }
+
+    /// The warehouse of this home, for readers and for `corpusmill_corpus::export`.
+    #[must_use]
+    pub fn warehouse(&self) -> &corpusmill_corpus::Warehouse {
+        self.workspace.layout.warehouse()
+    }
+
+    /// What statements share.
+    pub(crate) fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// Makes this process the writer of the home, until it ends or the coordinator is dropped. Builds that were
+    /// stopped between their commit and the catalogue are ended first.
+    pub(crate) async fn become_writer(&self) -> Result<()> {
+        {
+            let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            if lock.is_some() {
+                return Ok(());
+            }
+            *lock = Some(HomeLock::take(self.workspace.layout.home())?);
+        }
+        maintenance::recover(&self.workspace).await
+    }
+
+    /// A session over the objects of this home.
+    pub(crate) fn session(&self) -> Result<Session> {
+        let defaults = SessionOptions::default();
+        let spill = self.workspace.layout.home().join("spill");
+        let options = SessionOptions {
+            target_partitions: self.options.target_partitions.unwrap_or(defaults.target_partitions),
+            batch_size: self.options.batch_size.unwrap_or(defaults.batch_size),
+            memory_limit_bytes: self.options.memory_limit_bytes.or_else(half_of_memory),
+            spill_dir: Some(self.options.spill_dir.clone().unwrap_or(spill)),
+        };
+        let objects = std::sync::Arc::clone(&self.workspace.objects);
+        Ok(session(&options, objects)?)
+    }
+}
+
+/// Half of the machine's memory: what plans may hold before they spill, unless a person says otherwise.
+fn half_of_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 2 * 1024)
+}

@@ -1,0 +1,254 @@
+//! What can go wrong in a coordinator, by what a caller does about it.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+
+use corpusmill_corpus::CorpusError;
+use corpusmill_operators::OperatorError;
+use corpusmill_sql::SqlError;
+use datafusion::error::DataFusionError;
+use deltalake_core::DeltaTableError;
+
+/// The result of this crate.
+pub type Result<T, E = CoordinatorError> = std::result::Result<T, E>;
+
+/// An error of the coordinator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CoordinatorError {
+    /// The statement is wrong, or its data is: says so at line and column.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// An expectation with the action FAIL BUILD did not hold: nothing was published.
+    #[error("corpus {corpus}: expectation `{expectation}` failed the build: {detail}; nothing was published (build {build}, see SHOW BUILDS)")]
+    ExpectationFailed {
+        /// The corpus.
+        corpus: String,
+        /// The build that failed.
+        build: String,
+        /// Name of the constraint.
+        expectation: String,
+        /// The condition and what was observed.
+        detail: String,
+    },
+    /// Rows cannot be written as a corpus: the data is wrong, or the statement is.
+    #[error("{place}: {message}")]
+    Operator {
+        /// The statement: what was being built.
+        place: String,
+        /// What the operator said.
+        message: String,
+        /// Whether the step may succeed when it is run again.
+        transient: bool,
+        /// The engine's error around it.
+        #[source]
+        source: Box<DataFusionError>,
+    },
+    /// An object exists, is missing, or cannot be changed that way.
+    #[error("{0}")]
+    Object(String),
+    /// An option or a clause does not fit.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another process writes to the same home.
+    #[error("{} is in use by another corpusmill process (pid {pid}): wait for it or stop it, or give another --home", home.display())]
+    Locked {
+        /// The home.
+        home: PathBuf,
+        /// The process that holds it; `unknown` where it did not say.
+        pid: String,
+    },
+    /// Another writer committed to the same corpus first.
+    #[error("corpus {corpus}: another writer committed a version while this build ran (expected to publish version {version}): run the statement again")]
+    Conflict {
+        /// The corpus.
+        corpus: String,
+        /// The version that this build wanted to make.
+        version: u64,
+    },
+    /// The catalogue was written by a newer corpusmill.
+    #[error("{} was written by a newer corpusmill (its schema has migration {found}, this program knows up to {known}): use that version, or another --home", path.display())]
+    NewerCatalog {
+        /// The catalogue.
+        path: PathBuf,
+        /// Its newest migration.
+        found: i64,
+        /// The newest that this program has.
+        known: i64,
+    },
+    /// The catalogue cannot be read or written.
+    #[error("catalogue {}: {source}", path.display())]
+    Catalog {
+        /// The catalogue.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The disk is full.
+    #[error("{place}: no space left on the device that holds {location}; free some space and run the same statement again: it goes on from the last finished split")]
+    DiskFull {
+        /// The statement: what was being built.
+        place: String,
+        /// The folder that was written to.
+        location: String,
+    },
+    /// A person stopped the statement.
+    #[error("stopped; run the same command to go on from the last finished split")]
+    Cancelled,
+    /// The corpus format failed.
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
+    /// The Delta table cannot be read or written.
+    #[error("{place}: Delta table: {source}")]
+    Delta {
+        /// The corpus.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<DeltaTableError>,
+    },
+    /// Storage failed.
+    #[error("cannot {action} {path}: {source}")]
+    Store {
+        /// What was tried: `read`, `write`, `list`.
+        action: &'static str,
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A file of the home cannot be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl CoordinatorError {
+    /// Whether the same call may succeed later, unchanged.
+    #[must_use]
+    pub fn retry(&self) -> bool {
+        match self {
+            Self::Sql(error) => error.retry(),
+            Self::Operator { transient, .. } => *transient,
+            Self::Corpus(error) => error.retry(),
+            Self::Locked { .. } | Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
+            Self::Store { source, .. } => matches!(source, object_store::Error::Generic { .. }),
+            _ => false,
+        }
+    }
+
+    /// Puts an error of the engine in its place: ours are unpacked, a full disk is called so.
+    pub(crate) fn engine(place: &str, location: &str, error: DataFusionError) -> Self {
+        if is_disk_full(&error) {
+            return Self::DiskFull { place: place.to_owned(), location: location.to_owned() };
+        }
+        match find_operator(&error) {
+            Some((message, transient)) => Self::Operator {
+                place: place.to_owned(),
+                message,
+                transient,
+                source: Box::new(error),
+            },
+            None => Self::Sql(SqlError::Engine(error)),
+        }
+    }
+
+    /// The same for errors that are one of ours already.
+    pub(crate) fn at(self, place: &str, location: &str) -> Self {
+        if is_disk_full(&self) {
+            return Self::DiskFull { place: place.to_owned(), location: location.to_owned() };
+        }
+        self
+    }
+}
+
+impl From<DataFusionError> for CoordinatorError {
+    fn from(error: DataFusionError) -> Self {
+        Self::engine("statement", "the spill folder", error)
+    }
+}
+
+/// Whether the operating system said ENOSPC (or EDQUOT) somewhere below `error`.
+fn is_disk_full(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| {
+            matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        }) {
+            return true;
+        }
+        // An io::Error may carry another error that `source` skips.
+        if let Some(inner) = io.and_then(std::io::Error::get_ref)
+            && is_disk_full(inner)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What an operator of ours said, when one is the cause of `error`, and whether a retry may help.
+fn find_operator(error: &DataFusionError) -> Option<(String, bool)> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(operator) = error.downcast_ref::<OperatorError>() {
+            return Some((with_sources(operator), operator.retry()));
+        }
+        next = match error.downcast_ref::<DataFusionError>() {
+            // The engine's `source` skips the outermost boxed error.
+            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
+            _ => error.source(),
+        };
+    }
+    None
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn with_sources(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_so_wherever_it_hides() {
+        let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let store = object_store::Error::Generic { store: "local", source: Box::new(io) };
+        let error = DataFusionError::from(OperatorError::Store { path: "x".into(), source: store });
+        let error = CoordinatorError::engine("CREATE CORPUS c", "/data", DataFusionError::Shared(error.into()));
+        assert!(matches!(&error, CoordinatorError::DiskFull { .. }), "{error:?}");
+        assert!(error.to_string().contains("CREATE CORPUS c") && error.to_string().contains("/data"));
+    }
+
+    #[test]
+    fn an_operators_error_is_found_below_the_engines() {
+        let inner = OperatorError::DuplicateKey { columns: "id".into(), examples: "(id = 1)".into() };
+        let error = DataFusionError::from(inner).context("while sorting");
+        let error = CoordinatorError::engine("CREATE CORPUS c", "/data", error);
+        assert!(error.to_string().starts_with("CREATE CORPUS c: primary key (id) is not unique"), "{error}");
+        assert!(!error.retry());
+    }
+}

@@ -1,0 +1,48 @@
+//! How a coordinator is opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{Events, Silent};
+
+/// Where a coordinator keeps its state, and how it runs plans.
+#[derive(Debug, Clone)]
+pub struct CoordinatorOptions {
+    /// The folder of catalogue and warehouse; created when something is written.
+    pub home: PathBuf,
+    /// Partitions that plans are spread over; the number of cores when `None`. Never changes a corpus.
+    pub target_partitions: Option<usize>,
+    /// Rows in a batch between operators. Never changes a corpus.
+    pub batch_size: Option<usize>,
+    /// Bytes that plans may hold in memory before they spill; no limit when `None`. Never changes a corpus.
+    pub memory_limit_bytes: Option<usize>,
+    /// Where spilled rows go; `HOME/spill` when `None`.
+    pub spill_dir: Option<PathBuf>,
+    /// Logical time of the builds, what `run_start()` gives; the time of the call when `None`. A build that goes on
+    /// after a stop keeps the time it began with.
+    pub as_of: Option<DateTime<Utc>>,
+    /// Told what happens while it happens.
+    pub events: Arc<dyn Events>,
+    /// Stops a running statement cleanly.
+    pub cancel: CancellationToken,
+}
+
+impl CoordinatorOptions {
+    /// Options for the home `home`, everything else left to the machine.
+    #[must_use]
+    pub fn new(home: impl Into<PathBuf>) -> Self {
+        Self {
+            home: home.into(),
+            target_partitions: None,
+            batch_size: None,
+            memory_limit_bytes: None,
+            spill_dir: None,
+            as_of: None,
+            events: Arc::new(Silent),
+            cancel: CancellationToken::new(),
+        }
+    }
+}

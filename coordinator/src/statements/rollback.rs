@@ -1,0 +1,118 @@
+//! `ALTER CORPUS … ROLLBACK TO VERSION n`: one more version, with the files of version n.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::Utc;
+use corpusmill_sql::ObjectKind;
+use object_store::ObjectStoreExt as _;
+
+use crate::build::{as_report, new_build_id};
+use crate::catalog::{BuildEnd, NewBuild, Space, now_ms};
+use crate::error::{CoordinatorError, Result};
+use crate::events::Outcome;
+use crate::inputs::digest;
+use crate::layout::corpus_folder;
+use crate::publish::{CorpusLog, Publication};
+use crate::report::{BuildReport, BuildState};
+use crate::workspace::Workspace;
+
+/// Commits a version of `corpus` that has the shards and the definition of `version`.
+///
+/// # Errors
+/// When there is no such version, or another writer commits at the same time.
+pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64) -> Result<Outcome> {
+    let began = Instant::now();
+    let layout = &workspace.layout;
+    let warehouse = layout.warehouse();
+    let (_, newest) = warehouse.resolve(corpus).await?;
+    let base = warehouse.manifest(corpus, newest).await?;
+    let mut manifest = warehouse.manifest(corpus, version).await?;
+    if version == newest {
+        return Ok(Outcome::Message(format!("corpus {corpus} is at version {version} already")));
+    }
+    let id = new_build_id();
+    manifest.version = newest + 1;
+    manifest.parent = Some(newest);
+    manifest.build.clone_from(&id);
+    manifest.created_at = chrono::DateTime::from_timestamp_millis(now_ms()).unwrap_or_else(Utc::now);
+    workspace
+        .catalog
+        .begin_build(&NewBuild {
+            id: id.clone(),
+            object: corpus.to_owned(),
+            kind: "corpus",
+            sql: format!("ALTER CORPUS {corpus} ROLLBACK TO VERSION {version}"),
+            // No definition computes this build, so that none takes it up again when it stops half-way.
+            sql_digest: digest(&id),
+            fingerprint: digest(&id),
+            logical_ms: manifest.logical_time.timestamp_millis(),
+        })
+        .await?;
+    let path = format!("_corpusmill/manifests/{id}.json");
+    let object = layout.path(&format!("{}/{path}", corpus_folder(corpus)));
+    let body = manifest.to_json()?;
+    layout.store().put(&object, body.into()).await.map_err(|source| CoordinatorError::Store {
+        action: "write",
+        path: object.to_string(),
+        source,
+    })?;
+    let folder = layout.folder(&corpus_folder(corpus));
+    let prefix = warehouse.corpus_root(corpus)?;
+    let mut log = CorpusLog::open(corpus, Arc::clone(layout.store()), &prefix, folder.url()).await?;
+    let schema = manifest.schema();
+    let publication = Publication {
+        build: &id,
+        base: Some(newest),
+        add: &manifest.shard_files,
+        remove: &base.shard_files,
+        schema: &schema,
+        new_schema: base.columns != manifest.columns || base.partition_by != manifest.partition_by,
+        partition_by: &manifest.partition_by,
+        manifest: &path,
+        time_ms: now_ms(),
+    };
+    let made = log.commit(&publication).await?;
+    let report = BuildReport {
+        corpus: corpus.to_owned(),
+        build: id.clone(),
+        state: BuildState::Committed,
+        version: made,
+        rows: manifest.rows,
+        bytes: manifest.bytes,
+        shards: manifest.shard_files.len(),
+        digest: manifest.digest.to_string(),
+        rows_in: manifest.rows,
+        drops: manifest.drops.clone(),
+        quarantined: manifest.quarantined.clone(),
+        expectations: manifest.expectations.iter().map(as_report).collect(),
+        steps: vec![],
+        elapsed: began.elapsed(),
+        resumed: false,
+        note: Some(format!("version {made} has the rows and the definition of version {version}")),
+    };
+    let end = BuildEnd {
+        version: Some(made),
+        rows: Some(report.rows),
+        bytes: Some(report.bytes),
+        digest: Some(report.digest.clone()),
+        expectations: report.expectations.clone(),
+        ..BuildEnd::default()
+    };
+    workspace.catalog.end_build(&id, BuildState::Committed, &end).await?;
+    restore_definition(workspace, corpus, &manifest.sql).await?;
+    Ok(Outcome::Build(Box::new(report)))
+}
+
+/// REFRESH goes on with the definition of the version that is now the newest.
+async fn restore_definition(workspace: &Workspace, corpus: &str, sql: &str) -> Result<()> {
+    let object = workspace.catalog.object(Space::Relation, corpus).await?;
+    if let Some(mut object) = object.filter(|object| object.kind == ObjectKind::Corpus.words())
+        && object.sql != sql
+    {
+        sql.clone_into(&mut object.sql);
+        object.updated_ms = now_ms();
+        workspace.catalog.put_object(Space::Relation, &object).await?;
+    }
+    Ok(())
+}

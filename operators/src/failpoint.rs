@@ -1,0 +1,63 @@
+//! Named places at which a test may kill the process.
+//!
+//! `CORPUSMILL_FAILPOINT=name` aborts the process, as `kill -9` would, when it comes to the place `name` for the
+//! first time; `name:3` when it comes there for the third time. Without the variable a place costs one atomic load.
+//!
+//! | name | where |
+//! |---|---|
+//! | `shard-written` | a shard's files are in storage, its receipt is not |
+//! | `split-done` | the receipt of a split is in storage |
+//! | `step-done` | all receipts of a step are read, the catalogue does not know yet |
+//! | `before-commit` | the manifest is in storage, the Delta commit is not |
+//! | `after-commit` | the Delta commit is in storage, the catalogue does not know yet |
+
+use std::io::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The environment variable that arms a place.
+pub const VARIABLE: &str = "CORPUSMILL_FAILPOINT";
+
+struct Armed {
+    name: String,
+    left: AtomicU64,
+}
+
+fn armed() -> Option<&'static Armed> {
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    ARMED
+        .get_or_init(|| std::env::var(VARIABLE).ok().and_then(|text| parse(&text)))
+        .as_ref()
+}
+
+fn parse(text: &str) -> Option<Armed> {
+    let (name, count) = match text.split_once(':') {
+        Some((name, count)) => (name, count.parse().ok()?),
+        None => (text, 1),
+    };
+    (!name.is_empty() && count > 0).then(|| Armed { name: name.to_owned(), left: AtomicU64::new(count) })
+}
+
+/// Aborts the process if the place `name` is armed and this is the visit that was asked for.
+pub fn hit(name: &str) {
+    let Some(armed) = armed() else { return };
+    if armed.name == name && armed.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+        // The process is about to die: nobody is left to report a failed write to.
+        let _ = writeln!(std::io::stderr(), "{VARIABLE}: aborting at {name}");
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_counts() {
+        assert_eq!(parse("split-done").map(|a| (a.name, a.left.into_inner())), Some(("split-done".into(), 1)));
+        assert_eq!(parse("x:3").map(|a| (a.name, a.left.into_inner())), Some(("x".into(), 3)));
+        assert!(parse("").is_none());
+        assert!(parse("x:0").is_none());
+        assert!(parse("x:many").is_none());
+    }
+}

@@ -1,0 +1,179 @@
+//! Why a task failed, in a form that survives an engine that hands on nothing but the text of an error.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::io::{Error as IoError, ErrorKind};
+
+use datafusion::error::DataFusionError;
+use serde::{Deserialize, Serialize};
+
+use crate::OperatorError;
+
+/// Where the text of a failure begins and ends inside whatever the engine writes around it.
+const BEGIN: &str = "corpusmill-failure:";
+const END: char = ':';
+/// Longest message that travels, in bytes.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// What a caller does about a failed task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCause {
+    /// An operator of ours refused: the data or the statement is wrong.
+    Refused,
+    /// The disk is full.
+    DiskFull,
+    /// A machine, a network or a store failed: the same task may succeed when it is run again.
+    Transient,
+    /// The engine failed, with the same result whenever it is run.
+    Engine,
+}
+
+/// Why a task failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFailure {
+    /// What a caller does about it.
+    pub cause: FailureCause,
+    /// The error and its causes, for a person.
+    pub message: String,
+}
+
+impl TaskFailure {
+    /// Judges an error of the engine.
+    #[must_use]
+    pub fn of(error: &DataFusionError) -> Self {
+        let mut cause = FailureCause::Engine;
+        let mut message = None;
+        for link in chain(error) {
+            if let Some(operator) = link.downcast_ref::<OperatorError>() {
+                cause = if operator.retry() { FailureCause::Transient } else { FailureCause::Refused };
+                message = Some(told(operator));
+            } else if let Some(found) = link.downcast_ref::<IoError>().and_then(of_io) {
+                cause = found;
+            } else if link.downcast_ref::<object_store::Error>().is_some_and(is_transient)
+                && cause == FailureCause::Engine
+            {
+                cause = FailureCause::Transient;
+            }
+            if cause == FailureCause::DiskFull {
+                break;
+            }
+        }
+        let mut message = message.unwrap_or_else(|| error.strip_backtrace());
+        let mut end = message.len().min(MESSAGE_BYTES_MAX);
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        Self { cause, message }
+    }
+
+    /// As text of letters and digits, which no quoting and escaping on the way changes.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut text = String::with_capacity(BEGIN.len() + 2 * json.len() + 1);
+        text.push_str(BEGIN);
+        for byte in json {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text.push(END);
+        text
+    }
+
+    /// Finds a failure in the text that an engine made of it.
+    #[must_use]
+    pub fn find(text: &str) -> Option<Self> {
+        let (_, rest) = text.split_once(BEGIN)?;
+        let (hex, _) = rest.split_once(END)?;
+        let bytes: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(byte).collect();
+        serde_json::from_slice(&bytes?).ok()
+    }
+}
+
+fn byte(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// An error and what caused it, one after the other.
+fn chain<'a>(error: &'a DataFusionError) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+    std::iter::from_fn(move || {
+        let now = next?;
+        next = match (now.downcast_ref::<DataFusionError>(), now.downcast_ref::<IoError>()) {
+            // The engine's `source` skips the outermost boxed error, and so does that of an I/O error.
+            (Some(DataFusionError::External(inner)), _) => Some(inner.as_ref()),
+            (_, Some(io)) => io.get_ref().map_or_else(|| now.source(), |inner| Some(inner)),
+            _ => now.source(),
+        };
+        Some(now)
+    })
+}
+
+fn of_io(error: &IoError) -> Option<FailureCause> {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FailureCause::DiskFull),
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::ConnectionRefused
+        | ErrorKind::BrokenPipe
+        | ErrorKind::TimedOut
+        | ErrorKind::Interrupted
+        | ErrorKind::UnexpectedEof => Some(FailureCause::Transient),
+        _ => None,
+    }
+}
+
+fn is_transient(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. })
+}
+
+fn told(error: &OperatorError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let cause = source.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_survives_what_an_engine_writes_around_it() {
+        let refused = OperatorError::DuplicateKey { columns: "id".into(), examples: "(id = \"ü\")".into() };
+        let failure = TaskFailure::of(&DataFusionError::from(refused).context("while sorting"));
+        assert_eq!(failure.cause, FailureCause::Refused);
+        let text = format!("Job failed: {:?}", DataFusionError::Execution(failure.to_text()).to_string());
+        assert_eq!(TaskFailure::find(&text), Some(failure));
+        assert_eq!(TaskFailure::find("Job failed: corpusmill-failure:zz:"), None);
+        assert_eq!(TaskFailure::find("Job failed"), None);
+    }
+
+    #[test]
+    fn causes_are_found_below_the_engines_wrappers() {
+        let cause = |error: DataFusionError| TaskFailure::of(&error).cause;
+        let io = |kind| DataFusionError::IoError(IoError::from(kind));
+        assert_eq!(cause(io(ErrorKind::StorageFull)), FailureCause::DiskFull);
+        assert_eq!(cause(io(ErrorKind::ConnectionReset)), FailureCause::Transient);
+        assert_eq!(cause(io(ErrorKind::NotFound)), FailureCause::Engine);
+        assert_eq!(cause(DataFusionError::Shared(io(ErrorKind::TimedOut).into())), FailureCause::Transient);
+        let store = |source| object_store::Error::Generic { store: "s3", source };
+        let full: Box<dyn StdError + Send + Sync> = Box::new(IoError::from(ErrorKind::StorageFull));
+        let full = OperatorError::Store { path: "x".into(), source: store(full) };
+        assert_eq!(cause(full.into()), FailureCause::DiskFull);
+        let unwell = DataFusionError::ObjectStore(Box::new(store("503".into())));
+        assert_eq!(cause(unwell), FailureCause::Transient);
+        let lost = OperatorError::Exchange { shard: 3, detail: "got 7 rows".into() };
+        assert_eq!(cause(lost.into()), FailureCause::Transient);
+        assert_eq!(cause(DataFusionError::Execution("no".into())), FailureCause::Engine);
+    }
+}
