@@ -25,6 +25,7 @@ pub struct Tokenizer {
     name: Arc<str>,
     digest: Arc<str>,
     max_length: Option<usize>,
+    file: Arc<[u8]>,
     inner: Arc<Inner>,
 }
 
@@ -97,6 +98,7 @@ impl Tokenizer {
             name: name.into(),
             digest: format!("{:032x}", xxh3_128(bytes)).into(),
             max_length: limit,
+            file: bytes.into(),
             inner: Arc::new(Inner { library, ascii }),
         })
     }
@@ -111,6 +113,12 @@ impl Tokenizer {
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The bytes of the file that it was read from: what another process needs to make the same tokenizer.
+    #[must_use]
+    pub fn file(&self) -> &Arc<[u8]> {
+        &self.file
     }
 
     /// The largest number of ids a row, special tokens among them, if there is a limit.
