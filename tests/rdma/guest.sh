@@ -75,8 +75,8 @@ bodies_of_1_4_and_16_mb_arrive_right() {
 }
 
 several_reads_are_under_way_at_once() {
-    serve worker --bytes 1048576 --bodies 64 --slots-max 8 || return 1
-    pull trainer --connect $address:$port --bytes 1048576 --expect 64 --slots 8 --own-slots 8 --outstanding 8 --parallel 8
+    serve worker --bytes 1048576 --bodies 32 --slots-max 8 || return 1
+    pull trainer --connect $address:$port --bytes 1048576 --expect 32 --slots 8 --own-slots 8 --outstanding 8 --parallel 8
 }
 
 one_slot_on_either_side_is_enough() {
@@ -103,24 +103,24 @@ a_wrong_token_is_refused() {
 }
 
 a_killed_worker_is_left_for_another() {
-    serve second --bytes 4194304 --bodies 6 || return 1
+    serve second --bytes 4194304 --bodies 4 || return 1
     other=$port
     serve first --bytes 4194304 --bodies 0 || return 1
-    start_pull trainer --connect $address:$port --then $address:$other --bytes 4194304 --expect 6
+    start_pull trainer --connect $address:$port --then $address:$other --bytes 4194304 --expect 4
     wait_for $out/trainer.out '"seq":3' > /dev/null || return 1
     kill -9 $worker
     wait_for $out/trainer.out '"error":"PeerLost"' 15 > /dev/null || return 1
-    wait $trainer && grep -q '"right":6' $out/trainer.out
+    wait $trainer && grep -q '"right":4' $out/trainer.out
 }
 
 a_killed_trainer_is_noticed_and_the_next_is_served() {
     # memory for one session only: the second works if the first one's ring and registration are gone
-    serve worker --bytes 4194304 --bodies 8 --sessions 2 --memory-bytes 18874368 || return 1
+    serve worker --bytes 4194304 --bodies 5 --sessions 2 --memory-bytes 18874368 || return 1
     start_pull first --connect $address:$port --bytes 4194304 --think-ms 200
     wait_for $out/first.out '"seq":1' > /dev/null || return 1
     kill -9 $trainer
     wait_for $out/worker.out '"error":"PeerLost"' 15 > /dev/null || return 1
-    pull second --connect $address:$port --bytes 4194304 --expect 8 && wait $worker
+    pull second --connect $address:$port --bytes 4194304 --expect 5 && wait $worker
 }
 
 a_stopped_worker_is_lost_within_the_deadline() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::link::{Ending, Outbox};
+use crate::link::{Ending, Outbox, blocking, within};
 use crate::ring::{Assembly, Ring};
 use crate::server::Registered;
 use crate::transport::Export;
@@ -172,8 +172,7 @@ impl Exporter {
                 return self.seal(assembly, length, metadata);
             }
             let checksum = self.checksum;
-            let sealed = tokio::task::spawn_blocking(move || assembly.seal(length, checksum, metadata)).await;
-            sealed.map_err(|e| Error::io("hashing a body", std::io::Error::other(e)))??
+            blocking("hashing a body", move || assembly.seal(length, checksum, metadata)).await?
         } else {
             self.seal(assembly, length, metadata)?
         };
@@ -210,7 +209,7 @@ impl Exporter {
                 }
             }
         };
-        crate::link::within("the trainer's last frees", limit, idle).await
+        within("the trainer's last frees", limit, idle).await
     }
 
     /// Waits until the session is over and says how it ended. Cancel safe.

@@ -61,6 +61,15 @@ pub(crate) async fn within<T>(what: &str, limit: Duration, work: impl Future<Out
     }
 }
 
+/// Runs work that allocates, pins or hashes memory, which may take milliseconds, where it holds nobody up.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::io(what, std::io::Error::other(e)))?
+}
+
 #[derive(Debug, Clone)]
 enum Cause {
     Lost(String),
@@ -74,6 +83,8 @@ pub(crate) struct Ending {
     pub(crate) peer: String,
     cause: OnceLock<Cause>,
     over: CancellationToken,
+    /// The peer has sent everything: that it leaves is no news.
+    complete: AtomicBool,
 }
 
 impl Ending {
@@ -82,6 +93,7 @@ impl Ending {
             peer: peer.to_owned(),
             cause: OnceLock::new(),
             over: CancellationToken::new(),
+            complete: AtomicBool::new(false),
         })
     }
 
@@ -105,9 +117,18 @@ impl Ending {
         });
     }
 
+    /// The worker has said that it sent everything.
+    pub(crate) fn complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
     fn end(&self, cause: Cause) {
         if self.cause.set(cause.clone()).is_ok() {
             match cause {
+                // what is still to be pulled fails, and says so
+                Cause::Lost(reason) if self.complete.load(Ordering::Acquire) => {
+                    tracing::debug!(peer = self.peer, reason, "session over");
+                }
                 Cause::Lost(reason) => tracing::warn!(peer = self.peer, reason, "session lost"),
                 Cause::Broke(what) => tracing::warn!(peer = self.peer, what, "session ended: protocol broken"),
                 Cause::Closed(reason) => tracing::debug!(peer = self.peer, reason, "session closed"),

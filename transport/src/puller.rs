@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::choose::{Wanted, wanted};
 use crate::handshake::{self, send, unexpected};
-use crate::link::{self, Ending, Outbox, Release, Timeouts, within};
+use crate::link::{self, Ending, Outbox, Release, Timeouts, blocking, within};
 use crate::pool::{Body, TrainerMemory};
 use crate::ring::Layout;
 use crate::transport::{self, Arrival, Import, ImportContext};
@@ -182,17 +182,18 @@ impl Puller {
             kind,
             checksum,
         } = granted;
-        // a worker can have no more than its slots on the way
-        let (queue, descriptors) = mpsc::channel(layout.slots as usize);
+        // a worker can have no more than its slots on the way, each of them said once more after a failed pull
+        let (queue, descriptors) = mpsc::channel(2 * layout.slots as usize);
         let (ended, peer) = (Arc::new(AtomicBool::new(false)), ending.peer.clone());
-        let all = Arc::clone(&ended);
+        let (all, over) = (Arc::clone(&ended), Arc::clone(&ending));
         let mut queue = Some(queue);
         let outbox = link::start(stream, &ending, options.timeouts, move |frame| match (frame, &queue) {
             (Frame::Descriptor(descriptor), Some(sender)) => sender
                 .try_send(descriptor)
-                .map_err(|_| Error::protocol(&peer, "more descriptors than the session has slots")),
+                .map_err(|_| Error::protocol(&peer, "more descriptors than the session's slots can have")),
             (Frame::End { .. }, Some(_)) => {
                 all.store(true, Ordering::Release);
+                over.complete();
                 queue = None;
                 Ok(())
             }
@@ -471,8 +472,10 @@ async fn verify(descriptor: &Descriptor, body: Body, known: Option<u64>) -> Resu
         Some(found) => found,
         None if checksum == Checksum::Full && body.len() > VERIFY_INLINE_BYTES => {
             let shared = body.clone();
-            let hashed = tokio::task::spawn_blocking(move || checksum.of(shared.host().unwrap_or_default())).await;
-            hashed.map_err(|e| Error::io("hashing a body", std::io::Error::other(e)))?
+            blocking("hashing a body", move || {
+                Ok(checksum.of(shared.host().unwrap_or_default()))
+            })
+            .await?
         }
         None => checksum.of(body.host().unwrap_or_default()),
     };

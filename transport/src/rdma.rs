@@ -33,7 +33,7 @@ use tokio::net::TcpStream;
 use self::path::{Endpoint, Path};
 use self::reads::{Reads, Ring as RemoteRing};
 use self::verbs::{Completions, Domain, QueuePair, Registration};
-use crate::link::{Ending, Outbox};
+use crate::link::{Ending, Outbox, blocking};
 use crate::ring::Ring;
 use crate::transport::{Arrival, Export, ExportContext, Import, ImportContext, Transport};
 use crate::{Checksum, Descriptor, Error, Result};
@@ -67,12 +67,6 @@ impl Transport for Rdma {
             _ending: ending,
         }))
     }
-}
-
-/// Runs work that pins memory or talks to the driver, both of which may take milliseconds.
-async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Error::io(what, std::io::Error::other(e)))?
 }
 
 /// The worker's half.

@@ -2,7 +2,9 @@
 //!
 //! A ring is a memfd, so that it has no name to leave behind and goes away with the last process that maps it. It
 //! is sealed: nobody can shrink it (a reader of truncated memory would be killed by SIGBUS), and nobody but its
-//! maker can map it for writing (`fcntl(2)`, "File Sealing").
+//! maker can map it for writing (`fcntl(2)`, "File Sealing"). All memory is taken when it is mapped: a lack of it is
+//! an error when a session opens, and no page fault falls into a transfer. That takes some milliseconds: not for a
+//! thread that others wait for.
 
 use std::fs::File;
 use std::io;
@@ -60,7 +62,7 @@ impl Region {
                 source,
             });
         }
-        let region = Self::map(length, true, libc::MAP_SHARED, fd.as_raw_fd())?;
+        let region = Self::map(length, true, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd())?;
         // SAFETY: a plain system call on a descriptor that is open.
         if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
             return Err(failed("sealing a ring"));
@@ -95,7 +97,7 @@ impl Region {
                 "a received ring has {size} bytes, its slots need {length}"
             )));
         }
-        Self::map(length, false, libc::MAP_SHARED, file.as_raw_fd())
+        Self::map(length, false, libc::MAP_SHARED | libc::MAP_POPULATE, file.as_raw_fd())
     }
 
     /// Maps `length` bytes of private memory, zeroed.
@@ -103,7 +105,12 @@ impl Region {
     /// # Errors
     /// `Memory` when the system has not that much.
     pub(crate) fn private(length: usize) -> Result<Self> {
-        Self::map(length, true, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+        Self::map(
+            length,
+            true,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+            -1,
+        )
     }
 
     fn map(length: usize, writable: bool, flags: i32, fd: i32) -> Result<Self> {

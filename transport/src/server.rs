@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::choose::{reason_of, skipped_in_words};
 use crate::exporter::{Exporter, Freed};
 use crate::handshake::{self, Introduction, send, unexpected};
-use crate::link::{self, Ending, Timeouts, within};
+use crate::link::{self, Ending, Timeouts, blocking, within};
 use crate::ring::{Layout, Ring};
 use crate::token::random;
 use crate::transport::{self, Export, ExportContext};
@@ -274,7 +274,8 @@ async fn open(stream: &mut TcpStream, peer: &str, door: &Arc<Door>, introduction
         other => return Err(unexpected(peer, "the opening of a session", other)),
     };
     let options = &door.options;
-    let (ring, count) = reserve(door, slots, slot_bytes)?;
+    let reserving = Arc::clone(door);
+    let (ring, count) = blocking("making a ring", move || reserve(&reserving, slots, slot_bytes)).await?;
     let ending = Ending::new(peer);
     let context = || ExportContext {
         ring: Arc::clone(&ring),

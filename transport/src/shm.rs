@@ -23,7 +23,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::link::{Ending, Outbox, Release, within};
+use crate::link::{Ending, Outbox, Release, blocking, within};
 use crate::pool::{Body, TrainerMemory};
 use crate::region::Region;
 use crate::ring::{Header, Layout};
@@ -96,7 +96,8 @@ impl Transport for Shm {
             let fd = stream.async_io(Interest::READABLE, || receive_fd(&stream)).await;
             fd.map_err(|e| Error::io("receiving a memfd", e))
         });
-        let region = Region::received(work.await?, context.layout.length())?;
+        let (fd, length) = (work.await?, context.layout.length());
+        let region = blocking("mapping a ring", move || Region::received(fd, length)).await?;
         let (layout, ending) = (context.layout, context.ending);
         Ok(Box::new(ShmImport {
             region: Arc::new(region),

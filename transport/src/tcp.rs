@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::link::{Ending, Outbox, Timeouts, within};
+use crate::link::{Ending, Outbox, Timeouts, blocking, within};
 use crate::pool::{Body, Pool, PoolSlot};
 use crate::ring::{Layout, Reading, Ring};
 use crate::transport::{Arrival, Export, ExportContext, Import, ImportContext, Transport};
@@ -61,7 +61,8 @@ impl Transport for Tcp {
             slots: context.slots,
             slot_bytes: context.layout.slot_bytes,
         };
-        let pool = Pool::new(context.memory, layout)?;
+        let memory = context.memory;
+        let pool = blocking("making the trainer's slots", move || Pool::new(memory, layout)).await?;
         pool.host_only(Kind::Tcp)?;
         let peer = context.address.to_string();
         let stream = within("opening the data connection", context.timeouts.handshake, async {
