@@ -49,7 +49,12 @@ impl PlanCodec {
     /// A codec that leaves to `inner` what is not of the dialect.
     #[must_use]
     pub fn over(inner: Arc<dyn PhysicalExtensionCodec>) -> Self {
-        Self { inner, operators: OperatorCodec, tokenizers: Mutex::default(), files: Mutex::default() }
+        Self {
+            inner,
+            operators: OperatorCodec,
+            tokenizers: Mutex::default(),
+            files: Mutex::default(),
+        }
     }
 
     /// The compressed file of a tokenizer, compressed once.
@@ -67,7 +72,12 @@ impl PlanCodec {
     }
 
     fn tokenizer(&self, carried: &Carried, file: &[u8]) -> Result<Arc<Tokenizer>> {
-        let Carried::Tokenizer { name, max_length, digest } = carried else {
+        let Carried::Tokenizer {
+            name,
+            max_length,
+            digest,
+        } = carried
+        else {
             return exec_err!("expected a tokenizer");
         };
         let key = format!("{digest} {max_length:?} {name}");
@@ -79,7 +89,10 @@ impl PlanCodec {
         let tokenizer = Tokenizer::from_bytes(name, &bytes, *max_length)
             .map_err(|e| exec_datafusion_err!("tokenizer {name} cannot be read here: {e}"))?;
         if tokenizer.digest() != digest {
-            return exec_err!("tokenizer {name} was altered on the way: digest {}, sent {digest}", tokenizer.digest());
+            return exec_err!(
+                "tokenizer {name} was altered on the way: digest {}, sent {digest}",
+                tokenizer.digest()
+            );
         }
         if known.len() >= TOKENIZERS_MAX {
             known.clear();
@@ -128,7 +141,10 @@ impl PhysicalExtensionCodec for PlanCodec {
 
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
         if buf.is_empty() {
-            return self.operators.try_decode_udf(name, buf).or_else(|_| self.inner.try_decode_udf(name, buf));
+            return self
+                .operators
+                .try_decode_udf(name, buf)
+                .or_else(|_| self.inner.try_decode_udf(name, buf));
         }
         let (carried, rest) = Carried::read(buf)?;
         match &carried {
@@ -143,7 +159,10 @@ impl PhysicalExtensionCodec for PlanCodec {
     fn try_encode_udf(&self, node: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
         if let Some(function) = TokenizerFunction::of(node) {
             let Some(tokenizer) = function.tokenizer() else {
-                return exec_err!("{} has no tokenizer; plan the statement through the session", node.name());
+                return exec_err!(
+                    "{} has no tokenizer; plan the statement through the session",
+                    node.name()
+                );
             };
             return Carried::tokenizer(tokenizer).write(&self.file(tokenizer)?, buf);
         }

@@ -74,9 +74,17 @@ impl PythonFunction {
         arguments: Vec<DataType>,
         returns: DataType,
     ) -> PythonFunction {
-        let volatility = if definition.volatile { Volatility::Volatile } else { Volatility::Immutable };
+        let volatility = if definition.volatile {
+            Volatility::Volatile
+        } else {
+            Volatility::Immutable
+        };
         PythonFunction {
-            pool: Arc::new(Pool::new(definition.name.clone(), definition.body.clone(), returns.clone())),
+            pool: Arc::new(Pool::new(
+                definition.name.clone(),
+                definition.body.clone(),
+                returns.clone(),
+            )),
             definition: definition.clone(),
             arguments,
             returns,

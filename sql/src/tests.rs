@@ -79,10 +79,7 @@ impl Objects for Script {
     async fn names(&self) -> Result<Vec<(ObjectKind, String)>> {
         let views = self.relations.keys().map(|name| (ObjectKind::View, name));
         let corpora = self.corpora.keys().map(|name| (ObjectKind::Corpus, name));
-        let tokenizers = self
-            .tokenizers
-            .keys()
-            .map(|name| (ObjectKind::Tokenizer, name));
+        let tokenizers = self.tokenizers.keys().map(|name| (ObjectKind::Tokenizer, name));
         Ok(views
             .chain(corpora)
             .chain(tokenizers)
@@ -107,11 +104,7 @@ fn open_with(definitions: &str) -> Session {
 async fn collect(session: &Session, sql: &str) -> Result<Vec<RecordBatch>> {
     let statement = parse_script(sql, "q.sql")?.remove(0);
     let plan = session.plan(&statement).await?;
-    let frame = session
-        .context()
-        .execute_logical_plan(plan.clone())
-        .await
-        .unwrap();
+    let frame = session.context().execute_logical_plan(plan.clone()).await.unwrap();
     match frame.collect().await {
         Ok(batches) => Ok(batches),
         Err(error) => Err(session.explain_error(error, &plan).await),

@@ -59,13 +59,20 @@ impl Carried {
     pub(super) fn python(function: &PythonFunction) -> Result<(Self, Vec<u8>)> {
         let definition = function.definition();
         let (arguments, returns) = function.types();
-        let types = arguments.iter().chain([returns]).map(|t| Field::new("t", t.clone(), true));
+        let types = arguments
+            .iter()
+            .chain([returns])
+            .map(|t| Field::new("t", t.clone(), true));
         let schema = Schema::new(types.collect::<Vec<_>>());
         let types = protobuf::Schema::try_from(&schema)
             .map_err(|e| exec_datafusion_err!("types of function {} do not travel: {e}", definition.name))?;
         let carried = Self::Python(PythonDefinition {
             name: definition.name.clone(),
-            arguments: definition.arguments.iter().map(|(name, t)| (name.clone(), t.to_string())).collect(),
+            arguments: definition
+                .arguments
+                .iter()
+                .map(|(name, t)| (name.clone(), t.to_string()))
+                .collect(),
             returns: definition.returns.to_string(),
             body: definition.body.clone(),
             volatile: definition.volatile,
@@ -75,7 +82,8 @@ impl Carried {
 
     pub(super) fn write(&self, rest: &[u8], buf: &mut Vec<u8>) -> Result<()> {
         let header = serde_json::to_vec(self).map_err(|e| exec_datafusion_err!("cannot encode a function: {e}"))?;
-        let length = u32::try_from(header.len()).map_err(|_| exec_datafusion_err!("a function is too long to travel"))?;
+        let length =
+            u32::try_from(header.len()).map_err(|_| exec_datafusion_err!("a function is too long to travel"))?;
         buf.extend_from_slice(&length.to_le_bytes());
         buf.extend_from_slice(&header);
         buf.extend_from_slice(rest);
@@ -83,9 +91,9 @@ impl Carried {
     }
 
     pub(super) fn read(buf: &[u8]) -> Result<(Self, &[u8])> {
-        let parts = buf.split_first_chunk::<4>().and_then(|(length, rest)| {
-            rest.split_at_checked(u32::from_le_bytes(*length) as usize)
-        });
+        let parts = buf
+            .split_first_chunk::<4>()
+            .and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize));
         let (header, rest) = parts.ok_or_else(|| exec_datafusion_err!("a function of a plan is cut off"))?;
         let carried = serde_json::from_slice(header)
             .map_err(|e| exec_datafusion_err!("not a function that this version knows: {e}"))?;
@@ -122,7 +130,9 @@ impl PythonDefinition {
 fn parse_type(sql_type: &str) -> Result<ast::DataType, String> {
     let dialect = GenericDialect {};
     let parser = Parser::new(&dialect).try_with_sql(sql_type);
-    parser.and_then(|mut parser| parser.parse_data_type()).map_err(|e| e.to_string())
+    parser
+        .and_then(|mut parser| parser.parse_data_type())
+        .map_err(|e| e.to_string())
 }
 
 pub(super) fn compress(file: &[u8]) -> Result<Vec<u8>> {
@@ -130,7 +140,10 @@ pub(super) fn compress(file: &[u8]) -> Result<Vec<u8>> {
 }
 
 pub(super) fn decompress(file: &[u8]) -> Result<Vec<u8>> {
-    let size = zstd::zstd_safe::get_frame_content_size(file).ok().flatten().unwrap_or(u64::MAX);
+    let size = zstd::zstd_safe::get_frame_content_size(file)
+        .ok()
+        .flatten()
+        .unwrap_or(u64::MAX);
     let size = usize::try_from(size).ok().filter(|size| *size <= FILE_BYTES_MAX);
     let size = size.ok_or_else(|| exec_datafusion_err!("a tokenizer of a plan is damaged or larger than 256 MiB"))?;
     zstd::bulk::decompress(file, size).map_err(|e| exec_datafusion_err!("a tokenizer of a plan is damaged: {e}"))

@@ -78,8 +78,12 @@ impl TokenizerFunction {
 
     /// The function called `name` with its tokenizer, as it arrives in another process.
     pub(crate) fn carrying(name: &str, tokenizer: Arc<Tokenizer>) -> Result<ScalarUDF> {
-        let task = [Task::Tokenize, Task::Count, Task::Detokenize].into_iter().find(|task| task.name() == name);
-        let Some(task) = task else { return exec_err!("no function called {name} carries a tokenizer") };
+        let task = [Task::Tokenize, Task::Count, Task::Detokenize]
+            .into_iter()
+            .find(|task| task.name() == name);
+        let Some(task) = task else {
+            return exec_err!("no function called {name} carries a tokenizer");
+        };
         Ok(ScalarUDF::new_from_impl(TokenizerFunction {
             task,
             signature: Signature::user_defined(Volatility::Immutable),

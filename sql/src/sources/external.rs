@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::catalog::TableProviderFactory;
 use datafusion::datasource::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::logical_expr::{CreateExternalTable as EngineTable, DdlStatement, LogicalPlan};
 use futures::TryStreamExt;
 
+use crate::catalog::Scope;
 use crate::error::{Fault, Result, SqlError, engine_message};
 use crate::session::Session;
 use crate::source_text::SqlText;
@@ -25,10 +28,15 @@ pub(crate) async fn open_external_table(
         return delta::open(session, table, text).await;
     }
     let state = session.context().state();
-    let plan = state
-        .statement_to_plan((*table.definition).clone())
+    // The engine looks the table's own name up while it plans the definition, which would lead back here.
+    let itself = Arc::new(EmptyTable::new(Arc::new(Schema::empty())));
+    let planning = state.statement_to_plan((*table.definition).clone());
+    let plan = Scope::with_stand_in(&table.name, itself, Box::pin(planning))
         .await
-        .map_err(|error| SqlError::Plan(Fault::at(text, Some(text.start), engine_message(&error)).with_cause(error)))?;
+        .map_err(|error| {
+            let fault = Fault::at(text, Some(text.start), engine_message(&error));
+            SqlError::Plan(fault.with_cause(error))
+        })?;
     let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(definition)) = plan else {
         return Err(SqlError::Plan(Fault::at(
             text,

@@ -63,21 +63,31 @@ async fn corpora_read_by_version_with_quarantine_and_drops() {
         ["1|train|u1", "2|train|u2", "3|train|-", "4|test|u1"]
     );
     assert_eq!(
-        rows(&session, "SELECT c.split, count(*) FROM c VERSION AS OF 3 GROUP BY c.split").await,
+        rows(
+            &session,
+            "SELECT c.split, count(*) FROM c VERSION AS OF 3 GROUP BY c.split"
+        )
+        .await,
         ["test|1", "train|3"]
     );
     assert_eq!(rows(&session, "SELECT count(*) FROM c.quarantine").await, ["0"]);
     assert_eq!(rows(&session, "SELECT * FROM c.drops").await, ["has_label|7"]);
     assert_eq!(rows(&session, "SELECT rows FROM c.drops VERSION AS OF 3").await, ["7"]);
     let message = failure(&session, "SELECT * FROM c VERSION AS OF 4").await;
-    assert!(message.starts_with("q.sql:1:15: corpus 'c' has no version 4"), "{message}");
+    assert!(
+        message.starts_with("q.sql:1:15: corpus 'c' has no version 4"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
 async fn row_conditions_become_columns() {
     let (_folder, script) = corpus().await;
     let session = open(script);
-    let plan = session.plan_query(&SqlText::file("SELECT id, user_id FROM c", "q.sql")).await.unwrap();
+    let plan = session
+        .plan_query(&SqlText::file("SELECT id, user_id FROM c", "q.sql"))
+        .await
+        .unwrap();
     let condition = |name: &str, text: &str| (name.to_string(), SqlText::file(text, "c.sql"));
     let plan = session
         .plan_row_conditions(
@@ -85,7 +95,10 @@ async fn row_conditions_become_columns() {
             "out",
             &[
                 condition("known", "user_id IS NOT NULL AND out.id < 4"),
-                condition("kept", "NOT EXISTS (SELECT 1 FROM erased e WHERE e.user_id = out.user_id)"),
+                condition(
+                    "kept",
+                    "NOT EXISTS (SELECT 1 FROM erased e WHERE e.user_id = out.user_id)",
+                ),
                 condition("listed", "user_id IN (SELECT user_id FROM erased)"),
                 condition("unknown", "user_id = 'u1'"),
             ],
@@ -111,11 +124,20 @@ async fn faults_of_conditions_point_into_the_condition() {
     let (_folder, script) = corpus().await;
     let session = open(script);
     for (text, expected) in [
-        ("usr_id IS NULL", "c.sql:1:1: unknown column 'usr_id' (did you mean 'user_id'?)"),
+        (
+            "usr_id IS NULL",
+            "c.sql:1:1: unknown column 'usr_id' (did you mean 'user_id'?)",
+        ),
         ("id + 1", "c.sql:1:1: the condition of 'k' is Int64, expected Boolean"),
-        ("id NOT IN (SELECT 1)", "c.sql:1:1: this sub-query cannot be part of a row's condition"),
+        (
+            "id NOT IN (SELECT 1)",
+            "c.sql:1:1: this sub-query cannot be part of a row's condition",
+        ),
     ] {
-        let plan = session.plan_query(&SqlText::file("SELECT * FROM c", "q.sql")).await.unwrap();
+        let plan = session
+            .plan_query(&SqlText::file("SELECT * FROM c", "q.sql"))
+            .await
+            .unwrap();
         let error = session
             .plan_row_conditions(plan, "c", &[("k".into(), SqlText::file(text, "c.sql"))])
             .await
@@ -140,19 +162,43 @@ async fn gate(condition: &str, previous: Option<&str>) -> Result<String, String>
 #[tokio::test]
 async fn corpus_conditions_give_one_row() {
     assert_eq!(gate("count(*) >= 4", None).await.unwrap(), "true|4");
-    assert_eq!(gate("count(*) >= 5 OR count(DISTINCT user_id) = 2", None).await.unwrap(), "true|-");
-    assert_eq!(gate("leakage('user_id') = 0", None).await.unwrap(), "false|1");
-    assert_eq!(gate("leakage('user_id', 'id') < 2 AND count(*) = 4", None).await.unwrap(), "true|-");
     assert_eq!(
-        gate("avg(CASE WHEN split = 'train' THEN 1.0 ELSE 0.0 END) BETWEEN 0.7 AND 0.8", None).await.unwrap(),
+        gate("count(*) >= 5 OR count(DISTINCT user_id) = 2", None)
+            .await
+            .unwrap(),
+        "true|-"
+    );
+    assert_eq!(gate("leakage('user_id') = 0", None).await.unwrap(), "false|1");
+    assert_eq!(
+        gate("leakage('user_id', 'id') < 2 AND count(*) = 4", None)
+            .await
+            .unwrap(),
+        "true|-"
+    );
+    assert_eq!(
+        gate(
+            "avg(CASE WHEN split = 'train' THEN 1.0 ELSE 0.0 END) BETWEEN 0.7 AND 0.8",
+            None
+        )
+        .await
+        .unwrap(),
         "true|0.75"
     );
-    assert_eq!(gate("psi('user_id', previous()) < 0.2", None).await.unwrap(), "true|0.0");
-    assert_eq!(gate("psi('user_id', previous()) < 0.2", Some("c@3")).await.unwrap(), "true|0.0");
+    assert_eq!(
+        gate("psi('user_id', previous()) < 0.2", None).await.unwrap(),
+        "true|0.0"
+    );
+    assert_eq!(
+        gate("psi('user_id', previous()) < 0.2", Some("c@3")).await.unwrap(),
+        "true|0.0"
+    );
     let shifted = gate("psi('user_id', previous()) < 0.2", Some("erased")).await.unwrap();
     assert!(shifted.starts_with("false|0."), "{shifted}");
     let error = gate("leakage(user_id) = 0", None).await.unwrap_err();
     assert!(error.contains("leakage takes names of columns"), "{error}");
     let error = gate("leakage('usr_id') = 0", None).await.unwrap_err();
-    assert!(error.starts_with("c.sql:1:10: unknown column 'usr_id' (did you mean 'user_id'?)"), "{error}");
+    assert!(
+        error.starts_with("c.sql:1:10: unknown column 'usr_id' (did you mean 'user_id'?)"),
+        "{error}"
+    );
 }

@@ -4,13 +4,22 @@ use crate::session::RunTime;
 #[tokio::test]
 async fn text_functions_take_every_string_type() {
     let session = open_with("CREATE VIEW v(s) AS VALUES ('  Ｈｅｌｌｏ &amp; a@b.org '), (NULL)");
-    for cast in ["s", "CAST(s AS VARCHAR)", "arrow_cast(s, 'Utf8View')", "arrow_cast(s, 'LargeUtf8')"] {
+    for cast in [
+        "s",
+        "CAST(s AS VARCHAR)",
+        "arrow_cast(s, 'Utf8View')",
+        "arrow_cast(s, 'LargeUtf8')",
+    ] {
         assert_eq!(
             rows(&session, &format!("SELECT normalize_text({cast}, 'NFKC') FROM v")).await,
             ["-", "Hello & a@b.org"]
         );
         assert_eq!(
-            rows(&session, &format!("SELECT pii_redact(normalize_text({cast}), 'email,phone') FROM v")).await,
+            rows(
+                &session,
+                &format!("SELECT pii_redact(normalize_text({cast}), 'email,phone') FROM v")
+            )
+            .await,
             ["-", "Hello & <EMAIL>"]
         );
     }
@@ -19,11 +28,19 @@ async fn text_functions_take_every_string_type() {
         ["email"]
     );
     assert_eq!(
-        rows(&session, "SELECT lang_id('This is without any doubt an English sentence about the weather')['lang']").await,
+        rows(
+            &session,
+            "SELECT lang_id('This is without any doubt an English sentence about the weather')['lang']"
+        )
+        .await,
         ["en"]
     );
     assert_eq!(
-        rows(&session, "SELECT quality_signals('one two three', 'fineweb')['words'] > 0").await,
+        rows(
+            &session,
+            "SELECT quality_signals('one two three', 'fineweb')['words'] > 0"
+        )
+        .await,
         ["true"]
     );
     let message = failure(&session, "SELECT pii_redact(s, 'emails') FROM v").await;
@@ -50,10 +67,19 @@ async fn the_logical_time_is_a_constant_of_the_session() {
     let end = "2026-11-02T02:00:00Z".parse().unwrap();
     session.set_run_time(RunTime { start, end }).unwrap();
     assert_eq!(
-        rows(&session, "SELECT run_start(), run_end() - INTERVAL '1 day' = run_start()").await,
+        rows(
+            &session,
+            "SELECT run_start(), run_end() - INTERVAL '1 day' = run_start()"
+        )
+        .await,
         ["2026-11-01T02:00:00|true"]
     );
-    let plan = rows(&session, "EXPLAIN SELECT * FROM generate_series(1, 3) WHERE run_start() > TIMESTAMP '2030-01-01'").await.join(" ");
+    let plan = rows(
+        &session,
+        "EXPLAIN SELECT * FROM generate_series(1, 3) WHERE run_start() > TIMESTAMP '2030-01-01'",
+    )
+    .await
+    .join(" ");
     assert!(plan.contains("EmptyExec"), "{plan}");
 }
 
@@ -75,9 +101,16 @@ async fn tokenizers_are_bound_by_name() {
         ["-|-|-", "[1, 0]|2|hello [UNK]", "[1, 2]|2|hello world"]
     );
     assert_eq!(
-        rows(&session, "SELECT count(*) FROM v WHERE token_count(s, 'words') > (SELECT min(token_count(s, 'words')) - 1 FROM v)").await,
+        rows(
+            &session,
+            "SELECT count(*) FROM v WHERE token_count(s, 'words') > (SELECT min(token_count(s, 'words')) - 1 FROM v)"
+        )
+        .await,
         ["2"]
     );
     let message = failure(&session, "SELECT tokenize(s,\n 'word') FROM v").await;
-    assert!(message.starts_with("q.sql:2:3: unknown tokenizer 'word' (did you mean 'words'?)"), "{message}");
+    assert!(
+        message.starts_with("q.sql:2:3: unknown tokenizer 'word' (did you mean 'words'?)"),
+        "{message}"
+    );
 }

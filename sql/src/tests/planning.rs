@@ -32,7 +32,10 @@ async fn unknown_names_are_located_with_the_nearest() {
         "{function}"
     );
     let later = failure(&session, "SELECT * FROM near_duplicates(TABLE posts, key => 'post_id')").await;
-    assert!(later.contains("'near_duplicates' is not supported by this build"), "{later}");
+    assert!(
+        later.contains("'near_duplicates' is not supported by this build"),
+        "{later}"
+    );
 }
 
 #[tokio::test]
@@ -44,7 +47,10 @@ async fn a_fault_in_a_view_points_into_the_view() {
         "{message}"
     );
     let message = failure(&session, "SELECT * FROM round").await;
-    assert!(message.contains("view 'round' refers to itself: round → about → round"), "{message}");
+    assert!(
+        message.contains("view 'round' refers to itself: round → about → round"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -85,15 +91,51 @@ async fn reproducible(sql: &str) -> Result<String, String> {
 #[tokio::test]
 async fn what_would_differ_from_run_to_run_is_refused_with_the_fix() {
     for (sql, place, fix) in [
-        ("SELECT now() FROM posts", "q.sql:1:8: now() reads the clock", "run_start()"),
-        ("SELECT random() FROM posts", "q.sql:1:8: random() gives another value", "content_id(key"),
-        ("SELECT\n uuid() FROM posts", "q.sql:2:2: uuid() gives another value", "content_hash(key)"),
-        ("SELECT array_agg(body) FROM posts", "q.sql:1:8: array_agg depends on the order", "ORDER BY"),
-        ("SELECT first_value(body) FROM posts", "q.sql:1:8: first_value depends", "ORDER BY"),
-        ("SELECT * FROM posts LIMIT 1", "q.sql:1:21: LIMIT without ORDER BY", "add ORDER BY"),
-        ("SELECT row_number() OVER () FROM posts", "q.sql:1:8: row_number without ORDER BY", "add ORDER BY"),
-        ("SELECT approx_distinct(body) FROM posts", "q.sql:1:8: approx_distinct approximates", "count(DISTINCT"),
-        ("SELECT stddev(score) FROM posts", "q.sql:1:8: stddev", "exact in a corpus"),
+        (
+            "SELECT now() FROM posts",
+            "q.sql:1:8: now() reads the clock",
+            "run_start()",
+        ),
+        (
+            "SELECT random() FROM posts",
+            "q.sql:1:8: random() gives another value",
+            "content_id(key",
+        ),
+        (
+            "SELECT\n uuid() FROM posts",
+            "q.sql:2:2: uuid() gives another value",
+            "content_hash(key)",
+        ),
+        (
+            "SELECT array_agg(body) FROM posts",
+            "q.sql:1:8: array_agg depends on the order",
+            "ORDER BY",
+        ),
+        (
+            "SELECT first_value(body) FROM posts",
+            "q.sql:1:8: first_value depends",
+            "ORDER BY",
+        ),
+        (
+            "SELECT * FROM posts LIMIT 1",
+            "q.sql:1:21: LIMIT without ORDER BY",
+            "add ORDER BY",
+        ),
+        (
+            "SELECT row_number() OVER () FROM posts",
+            "q.sql:1:8: row_number without ORDER BY",
+            "add ORDER BY",
+        ),
+        (
+            "SELECT approx_distinct(body) FROM posts",
+            "q.sql:1:8: approx_distinct approximates",
+            "count(DISTINCT",
+        ),
+        (
+            "SELECT stddev(score) FROM posts",
+            "q.sql:1:8: stddev",
+            "exact in a corpus",
+        ),
     ] {
         let message = reproducible(sql).await.unwrap_err();
         assert!(message.starts_with(place), "{sql}: {message}");
@@ -116,9 +158,8 @@ async fn sums_of_floats_become_exact_under_their_old_names() {
     assert!(plan.contains("exact_avg(posts.score) AS avg(posts.score)"), "{plan}");
     assert!(!plan.contains("exact_sum(posts.post_id)"), "{plan}");
 
-    let session = open_with(
-        "CREATE VIEW v(g, x) AS VALUES (1, 1e16), (1, 1.0), (1, -1e16), (2, 0.1), (2, 0.2), (2, 0.3)",
-    );
+    let session =
+        open_with("CREATE VIEW v(g, x) AS VALUES (1, 1e16), (1, 1.0), (1, -1e16), (2, 0.1), (2, 0.2), (2, 0.3)");
     let sql = "SELECT g, sum(x) AS s, avg(x) AS a FROM v GROUP BY g ORDER BY g";
     let statement = parse_script(sql, "q.sql").unwrap().remove(0);
     let plan = session.plan(&statement).await.unwrap();

@@ -66,12 +66,19 @@ async fn functions_run_over_batches() {
         ["-", "e", "hello", "x", "y"]
     );
     assert_eq!(
-        rows(&session, "SELECT plus(value, CAST(1 AS INT)) FROM generate_series(1, 4)").await,
+        rows(
+            &session,
+            "SELECT plus(value, CAST(1 AS INT)) FROM generate_series(1, 4)"
+        )
+        .await,
         ["2", "3", "4", "5"]
     );
     assert_eq!(rows(&session, "SELECT leet('3')").await, ["e"]);
     let message = failure(&session, "SELECT plus(1) FROM v").await;
-    assert!(message.contains("function plus takes 2 argument(s), (a, b), found 1"), "{message}");
+    assert!(
+        message.contains("function plus takes 2 argument(s), (a, b), found 1"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -83,9 +90,18 @@ async fn failures_name_the_function_and_the_session_goes_on() {
     for (function, expected) in [
         ("raises", "function raises failed: ValueError: no such thing"),
         ("short", "function short failed: ValueError: returned"),
-        ("wrong", "function wrong failed: TypeError: returned string, expected int64"),
-        ("nothing", "function nothing failed: NameError: the body defines no function 'nothing'"),
-        ("dies", "function dies: its Python process ended in the middle of a batch (exit status: 7)"),
+        (
+            "wrong",
+            "function wrong failed: TypeError: returned string, expected int64",
+        ),
+        (
+            "nothing",
+            "function nothing failed: NameError: the body defines no function 'nothing'",
+        ),
+        (
+            "dies",
+            "function dies: its Python process ended in the middle of a batch (exit status: 7)",
+        ),
     ] {
         let message = failure(&session, &format!("SELECT {function}(s) FROM v")).await;
         assert!(message.contains(expected), "{function}: {message}");
@@ -124,10 +140,16 @@ async fn a_definition_is_checked_when_it_is_made() {
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.starts_with("f.sql:2:1: function f failed: SyntaxError"), "{error}");
+    assert!(
+        error.starts_with("f.sql:2:1: function f failed: SyntaxError"),
+        "{error}"
+    );
     let error = check("CREATE FUNCTION f(s VARCHAR) RETURNS VARCHAR LANGUAGE python AS $$\nimport no_such_module\ndef f(s): return s\n$$")
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains("ModuleNotFoundError: No module named 'no_such_module'"), "{error}");
+    assert!(
+        error.contains("ModuleNotFoundError: No module named 'no_such_module'"),
+        "{error}"
+    );
 }

@@ -19,31 +19,68 @@ async fn bad_files_are_named_with_line_and_column() {
     fs::write(format!("{path}/good.csv"), format!("id,body\n{csv}")).unwrap();
     fs::write(format!("{path}/ragged.csv"), format!("id,body\n{csv}50,a,b\n")).unwrap();
     fs::write(format!("{path}/type.csv"), format!("id,body\n{csv}x50,a\n")).unwrap();
-    fs::write(format!("{path}/utf8.csv"), [format!("id,body\n{csv}50,a").as_bytes(), b"\xe9\n"].concat()).unwrap();
-    fs::write(format!("{path}/bad.json"), "{\"id\": 1, \"body\": \"a\"}\n{\"id\": 2, \"body\": \n").unwrap();
-    fs::write(format!("{path}/type.json"), "{\"id\": 1, \"body\": \"a\"}\n{\"id\": \"two\", \"body\": \"b\"}\n").unwrap();
+    fs::write(
+        format!("{path}/utf8.csv"),
+        [format!("id,body\n{csv}50,a").as_bytes(), b"\xe9\n"].concat(),
+    )
+    .unwrap();
+    fs::write(
+        format!("{path}/bad.json"),
+        "{\"id\": 1, \"body\": \"a\"}\n{\"id\": 2, \"body\": \n",
+    )
+    .unwrap();
+    fs::write(
+        format!("{path}/type.json"),
+        "{\"id\": 1, \"body\": \"a\"}\n{\"id\": \"two\", \"body\": \"b\"}\n",
+    )
+    .unwrap();
     fs::write(format!("{path}/not.parquet"), "this is no parquet file at all").unwrap();
     let table = |name: &str, format: &str| {
-        format!("CREATE EXTERNAL TABLE {name}_{} (id BIGINT, body VARCHAR) STORED AS {format} LOCATION '{path}/{name}.{}';\n", format.to_lowercase(), format.to_lowercase())
+        format!(
+            "CREATE EXTERNAL TABLE {name}_{} (id BIGINT, body VARCHAR) STORED AS {format} LOCATION '{path}/{name}.{}';\n",
+            format.to_lowercase(),
+            format.to_lowercase()
+        )
     };
-    let definitions = [("good", "CSV"), ("ragged", "CSV"), ("type", "CSV"), ("utf8", "CSV"), ("bad", "JSON"), ("type", "JSON"), ("not", "PARQUET"), ("missing", "CSV")]
-        .map(|(name, format)| table(name, format))
-        .concat();
+    let definitions = [
+        ("good", "CSV"),
+        ("ragged", "CSV"),
+        ("type", "CSV"),
+        ("utf8", "CSV"),
+        ("bad", "JSON"),
+        ("type", "JSON"),
+        ("not", "PARQUET"),
+        ("missing", "CSV"),
+    ]
+    .map(|(name, format)| table(name, format))
+    .concat();
     let session = open_with(&definitions);
-    assert_eq!(rows(&session, "SELECT count(*), sum(id) FROM good_csv").await, ["50|1225"]);
+    assert_eq!(
+        rows(&session, "SELECT count(*), sum(id) FROM good_csv").await,
+        ["50|1225"]
+    );
     for (table, expected) in [
         ("ragged_csv", "/ragged.csv:52: expected 2 columns, found 3"),
-        ("type_csv", "/type.csv:52: column 'id': 'x50' is not a value of type Int64"),
+        (
+            "type_csv",
+            "/type.csv:52: column 'id': 'x50' is not a value of type Int64",
+        ),
         ("utf8_csv", "/utf8.csv:52: not UTF-8 at byte"),
         ("bad_json", "/bad.json:2:"),
-        ("type_json", "/type.json:2: column 'id': \"two\" is not a value of type Int64"),
+        (
+            "type_json",
+            "/type.json:2: column 'id': \"two\" is not a value of type Int64",
+        ),
         ("missing_csv", "table 'missing_csv': there is no file at"),
     ] {
         let message = failure(&session, &format!("SELECT * FROM {table}")).await;
         assert!(message.contains(expected), "{table}: {message}");
     }
     let message = failure(&session, "SELECT * FROM not_parquet").await;
-    assert!(message.contains("not.parquet") || message.contains("Parquet"), "{message}");
+    assert!(
+        message.contains("not.parquet") || message.contains("Parquet"),
+        "{message}"
+    );
     let message = failure(&session, "SELECT * FROM missing_csv").await;
     assert!(message.starts_with("defs.sql:8:"), "{message}");
 }
@@ -54,7 +91,11 @@ async fn formats_globs_and_copy() {
     fs::create_dir(format!("{path}/csv")).unwrap();
     fs::write(format!("{path}/csv/a.csv"), "id,body\n1,a\n").unwrap();
     fs::write(format!("{path}/csv/b.csv"), "id,body\n2,b\n").unwrap();
-    fs::write(format!("{path}/lines.json"), "{\"id\": 1, \"tags\": [\"x\"]}\n{\"id\": 2}\n").unwrap();
+    fs::write(
+        format!("{path}/lines.json"),
+        "{\"id\": 1, \"tags\": [\"x\"]}\n{\"id\": 2}\n",
+    )
+    .unwrap();
     let session = open_with(&format!(
         "CREATE EXTERNAL TABLE folder STORED AS CSV LOCATION '{path}/csv/';
          CREATE EXTERNAL TABLE glob STORED AS CSV LOCATION '{path}/csv/a*.csv';
@@ -63,12 +104,25 @@ async fn formats_globs_and_copy() {
     assert_eq!(rows(&session, "SELECT id, body FROM folder").await, ["1|a", "2|b"]);
     assert_eq!(rows(&session, "SELECT id, body FROM glob").await, ["1|a"]);
     assert_eq!(rows(&session, "SELECT id, tags FROM lines").await, ["1|[x]", "2|-"]);
-    for (format, extension) in [("PARQUET", "parquet"), ("ARROW", "arrow"), ("CSV", "csv"), ("JSON", "json")] {
-        rows(&session, &format!("COPY (SELECT id, body FROM folder) TO '{path}/out.{extension}' STORED AS {format}")).await;
+    for (format, extension) in [
+        ("PARQUET", "parquet"),
+        ("ARROW", "arrow"),
+        ("CSV", "csv"),
+        ("JSON", "json"),
+    ] {
+        rows(
+            &session,
+            &format!("COPY (SELECT id, body FROM folder) TO '{path}/out.{extension}' STORED AS {format}"),
+        )
+        .await;
         let again = open_with(&format!(
             "CREATE EXTERNAL TABLE out STORED AS {format} LOCATION '{path}/out.{extension}'"
         ));
-        assert_eq!(rows(&again, "SELECT id, body FROM out").await, ["1|a", "2|b"], "{format}");
+        assert_eq!(
+            rows(&again, "SELECT id, body FROM out").await,
+            ["1|a", "2|b"],
+            "{format}"
+        );
     }
 }
 
@@ -84,10 +138,17 @@ async fn blobs_are_rows() {
         [format!("{path}/a.jpg|ffd800|3|true"), format!("{path}/b.jpg||0|true")]
     );
     assert_eq!(
-        rows(&session, &format!("SELECT count(*), sum(size) FROM read_blob('{path}/*') b WHERE b.filename LIKE '%g'")).await,
+        rows(
+            &session,
+            &format!("SELECT count(*), sum(size) FROM read_blob('{path}/*') b WHERE b.filename LIKE '%g'")
+        )
+        .await,
         ["3|6"]
     );
-    assert_eq!(rows(&session, &format!("SELECT filename FROM read_blob('{path}/c.png')")).await, [format!("{path}/c.png")]);
+    assert_eq!(
+        rows(&session, &format!("SELECT filename FROM read_blob('{path}/c.png')")).await,
+        [format!("{path}/c.png")]
+    );
     let message = failure(&session, &format!("SELECT * FROM read_blob('{path}/*.gif')")).await;
     assert!(message.contains("read_blob: there is no file at"), "{message}");
 }
@@ -105,7 +166,9 @@ fn delta(path: &str, extra_protocol: &str, extra_add: &str) {
     };
     let first = [
         format!(r#"{{"protocol":{extra_protocol}}}"#),
-        format!(r#"{{"metaData":{{"id":"5fba94ed-9794-4965-ba6e-6ee3c0d22af9","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{schema}","partitionColumns":["split"],"configuration":{{}},"createdTime":0}}}}"#),
+        format!(
+            r#"{{"metaData":{{"id":"5fba94ed-9794-4965-ba6e-6ee3c0d22af9","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{schema}","partitionColumns":["split"],"configuration":{{}},"createdTime":0}}}}"#
+        ),
         add("one.parquet", "\"train\""),
         add("two.parquet", "null"),
     ];
@@ -119,7 +182,11 @@ async fn delta_snapshots_are_plain_scans() {
     let (_keep, path) = folder();
     let session = open_with("");
     for (file, id) in [("one", 1), ("two", 2)] {
-        rows(&session, &format!("COPY (SELECT CAST({id} AS BIGINT) AS id) TO '{path}/{file}.parquet' STORED AS PARQUET")).await;
+        rows(
+            &session,
+            &format!("COPY (SELECT CAST({id} AS BIGINT) AS id) TO '{path}/{file}.parquet' STORED AS PARQUET"),
+        )
+        .await;
     }
     delta(&path, r#"{"minReaderVersion":1,"minWriterVersion":2}"#, "");
     let session = open_with(&format!(
@@ -129,9 +196,15 @@ async fn delta_snapshots_are_plain_scans() {
     ));
     assert_eq!(rows(&session, "SELECT * FROM newest").await, ["train|1"]);
     assert_eq!(rows(&session, "SELECT id, split FROM first").await, ["1|train", "2|-"]);
-    assert_eq!(rows(&session, "SELECT count(*) FROM first WHERE split = 'train'").await, ["1"]);
+    assert_eq!(
+        rows(&session, "SELECT count(*) FROM first WHERE split = 'train'").await,
+        ["1"]
+    );
     let plan = rows(&session, "EXPLAIN SELECT * FROM first").await.join("\n");
-    assert!(plan.contains("DataSourceExec") && plan.contains("file_type=parquet"), "{plan}");
+    assert!(
+        plan.contains("DataSourceExec") && plan.contains("file_type=parquet"),
+        "{plan}"
+    );
     let message = failure(&session, "SELECT * FROM none").await;
     assert!(message.contains("is not a Delta table that can be read"), "{message}");
 }
@@ -141,7 +214,11 @@ async fn deletion_vectors_are_refused() {
     let (_keep, path) = folder();
     let session = open_with("");
     for file in ["one", "two"] {
-        rows(&session, &format!("COPY (SELECT CAST(1 AS BIGINT) AS id) TO '{path}/{file}.parquet' STORED AS PARQUET")).await;
+        rows(
+            &session,
+            &format!("COPY (SELECT CAST(1 AS BIGINT) AS id) TO '{path}/{file}.parquet' STORED AS PARQUET"),
+        )
+        .await;
     }
     delta(
         &path,
@@ -153,6 +230,10 @@ async fn deletion_vectors_are_refused() {
     let StatementKind::CreateExternalTable(table) = &statement.kind else {
         panic!();
     };
-    let message = session.check_external_table(table, &statement.text).await.unwrap_err().to_string();
+    let message = session
+        .check_external_table(table, &statement.text)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("it uses deletion vectors"), "{message}");
 }
