@@ -30,6 +30,9 @@ pub(crate) struct Layout {
     pub(crate) width: usize,
 }
 
+/// The blocks of a step; `None` for those whose rows arrive as mask.
+pub(crate) type Blocks = Vec<Option<Arc<DecodedBlock>>>;
+
 /// Where a row of the batch is: which of the step's blocks (none: masked), and the row in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowPlace {
@@ -178,7 +181,7 @@ impl Assembler {
     }
 
     /// Loads blocks; damaged ones are `None` with a note, or an error, as the plan says.
-    fn load(&self, ids: &[BlockId]) -> Result<(Vec<Option<Arc<DecodedBlock>>>, Vec<String>)> {
+    fn load(&self, ids: &[BlockId]) -> Result<(Blocks, Vec<String>)> {
         let mut blocks = Vec::with_capacity(ids.len());
         let mut notes = Vec::new();
         for result in self.plan.blocks.get(ids) {

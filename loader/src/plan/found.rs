@@ -11,6 +11,8 @@ use crate::error::{LoaderError, Result};
 use crate::filter::Predicate;
 use crate::source::BlockPlace;
 
+use super::rows::ClassRows;
+
 /// More classes than this are no classes but a key.
 const CLASSES_MAX: usize = 1000;
 
@@ -88,7 +90,7 @@ impl RowsFound {
     }
 
     /// The classes with their weights: equal ones if none are given, else those that are given.
-    pub(super) fn classes(&mut self, slots: u64, weights: &BTreeMap<String, f64>) -> Vec<(String, f64, Selection)> {
+    pub(super) fn classes(&mut self, slots: u64, weights: &BTreeMap<String, f64>) -> Vec<ClassRows> {
         let weight = |value: &str| {
             if weights.is_empty() {
                 Some(1.0)
@@ -100,7 +102,11 @@ impl RowsFound {
             .into_iter()
             .filter_map(|(value, rows)| {
                 let weight = weight(&value)?;
-                Some((value, weight, Selection::from_sorted(slots, rows)))
+                Some(ClassRows {
+                    weight,
+                    rows: Selection::from_sorted(slots, rows),
+                    value,
+                })
             })
             .collect()
     }

@@ -28,13 +28,23 @@ pub(super) struct Scan<'a> {
     pub(super) skips_damage: bool,
 }
 
+/// A class of a balanced source.
+pub(super) struct ClassRows {
+    /// The column's value, as text.
+    pub(super) value: String,
+    /// Its share, relative to the other classes.
+    pub(super) weight: f64,
+    /// Its rows.
+    pub(super) rows: Selection,
+}
+
 /// The rows of one source that can be drawn.
 #[derive(Default)]
 pub(super) struct Chosen {
     /// The filter in its canonical form, with the rows that pass; absent: all rows.
     pub(super) filter: Option<(String, Selection)>,
-    /// The column, and value, weight and rows of each class.
-    pub(super) balance: Option<(String, Vec<(String, f64, Selection)>)>,
+    /// The column and its classes.
+    pub(super) balance: Option<(String, Vec<ClassRows>)>,
     /// Every class that has rows, with a weight or not.
     classes_found: BTreeSet<String>,
     /// What is to be logged: blocks that could not be read.

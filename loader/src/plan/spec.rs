@@ -38,13 +38,8 @@ pub(super) fn build(
         }
         match (chosen.balance, chosen.filter) {
             (Some((column, classes)), _) => {
-                let parts = classes
-                    .iter()
-                    .map(|(value, weight, rows)| (value.clone(), *weight, rows));
-                spec = spec.balanced(column, parts);
-                rows.push(SourceRows::Classes(
-                    classes.into_iter().map(|(_, _, rows)| rows).collect(),
-                ));
+                spec = spec.balanced(column, classes.iter().map(|c| (c.value.clone(), c.weight, &c.rows)));
+                rows.push(SourceRows::Classes(classes.into_iter().map(|c| c.rows).collect()));
             }
             (None, Some((_, selection))) => rows.push(SourceRows::Filtered(selection)),
             (None, None) => rows.push(SourceRows::All),
