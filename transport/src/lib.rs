@@ -24,6 +24,7 @@
 
 mod checksum;
 mod choose;
+mod claims;
 mod descriptor;
 pub mod doctor;
 mod error;

@@ -1,9 +1,8 @@
 //! A session on the trainer: descriptors in, verified bodies out.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::choose::{Wanted, wanted};
+use crate::claims::{Claim, Claims};
 use crate::handshake::{self, send, unexpected};
 use crate::link::{self, Ending, Outbox, Release, Timeouts, blocking, within};
 use crate::pool::{Body, TrainerMemory};
@@ -19,8 +19,6 @@ use crate::transport::{self, Arrival, Import, ImportContext};
 use crate::wire::{Frame, read_trusted};
 use crate::{Checksum, Choice, Descriptor, Error, Kind, Refusal, Result, Token, host, tcp};
 
-/// How far ahead of the oldest body that was not pulled a sequence number may be.
-const WINDOW: u64 = 1 << 16;
 /// Bodies up to this size are hashed where they are: handing them to another thread costs more.
 const VERIFY_INLINE_BYTES: usize = 512 << 10;
 
@@ -375,12 +373,9 @@ async fn open(
     let (peer, limit) = (address.to_string(), options.timeouts.handshake);
     let ours = host::identity();
     let device = matches!(memory, TrainerMemory::Dmabuf { .. });
-    let (mut stream, introduction) = within("connecting to a worker", limit, async {
-        let mut stream = tcp::connect(address).await?;
-        let introduction = handshake::introduce(&mut stream, &peer, &options.token, 0).await?;
-        Ok((stream, introduction))
-    })
-    .await?;
+    let mut stream = within("connecting to a worker", limit, tcp::connect(address)).await?;
+    let greeting = handshake::introduce(&mut stream, &peer, &options.token, 0);
+    let introduction = within("a worker's handshake", limit, greeting).await?;
     let wanted = wanted(options.choice, introduction.host == ours.as_bytes(), device, except)?;
     let accept = within(
         "opening a session",
@@ -404,13 +399,8 @@ async fn open(
     let kind = Kind::from_code(kind).filter(|kind| wanted.kinds.contains(kind));
     let kind = kind.ok_or_else(|| strange("an offer of a transport that was not asked for".to_owned()))?;
     *tried = Some(kind);
-    let checksum = Checksum::from_code(checksum).ok_or_else(|| strange(format!("checksum mode {checksum}")))?;
     let least = options.checksum_least.unwrap_or(kind.default_checksum());
-    if checksum < least {
-        return Err(strange(format!(
-            "checksums of mode {checksum:?} where {least:?} is the least this trainer takes"
-        )));
-    }
+    let checksum = strong_enough(checksum, least).map_err(strange)?;
     let layout = Layout::new(slots, slot_bytes)?;
     let ending = Ending::new(&peer);
     let context = ImportContext {
@@ -426,14 +416,8 @@ async fn open(
         timeouts: options.timeouts,
     };
     let import = within("setting up a transport", limit * 2, transport::of(kind).import(context)).await?;
-    within("attaching to a ring", limit * 2, async {
-        send(&mut stream, &peer, &Frame::Attach { reply: import.reply() }).await?;
-        match read_trusted(&mut stream, &peer).await? {
-            Frame::Ready => Ok(()),
-            other => Err(unexpected(&peer, "that bodies may flow", other)),
-        }
-    })
-    .await?;
+    let attaching = attach(&mut stream, &peer, &*import);
+    within("attaching to a ring", limit * 2, attaching).await?;
     let (with, skipped) = (String::from_utf8_lossy(&why), wanted.why());
     tracing::info!(peer, session, %kind, choice = %options.choice, %with, skipped, "transport chosen");
     Ok(Granted {
@@ -445,6 +429,26 @@ async fn open(
         kind,
         checksum,
     })
+}
+
+/// The checksum mode of an offer, where it is no weaker than `least`.
+fn strong_enough(code: u8, least: Checksum) -> std::result::Result<Checksum, String> {
+    let checksum = Checksum::from_code(code).ok_or_else(|| format!("checksum mode {code}"))?;
+    if checksum < least {
+        return Err(format!(
+            "checksums of mode {checksum:?} where {least:?} is the least this trainer takes"
+        ));
+    }
+    Ok(checksum)
+}
+
+/// Answers the offer and waits until bodies may flow.
+async fn attach(stream: &mut TcpStream, peer: &str, import: &dyn Import) -> Result<()> {
+    send(stream, peer, &Frame::Attach { reply: import.reply() }).await?;
+    match read_trusted(stream, peer).await? {
+        Frame::Ready => Ok(()),
+        other => Err(unexpected(peer, "that bodies may flow", other)),
+    }
 }
 
 async fn ask(
@@ -483,155 +487,5 @@ async fn verify(descriptor: &Descriptor, body: Body, known: Option<u64>) -> Resu
         Ok(body)
     } else {
         Err(Error::Corrupt { seq, expected, found })
-    }
-}
-
-/// Which sequence numbers and generations were taken.
-#[derive(Debug)]
-struct Claims {
-    /// All sequence numbers below were taken.
-    low: u64,
-    /// Those from `low` on that were, and whether their bodies have arrived.
-    taken: BTreeMap<u64, bool>,
-    /// Last generation pulled from each slot.
-    generations: Vec<u64>,
-}
-
-impl Claims {
-    fn new(slots: u32) -> Self {
-        Self {
-            low: 0,
-            taken: BTreeMap::new(),
-            generations: vec![0; slots as usize],
-        }
-    }
-
-    fn take(&mut self, descriptor: &Descriptor) -> Result<()> {
-        let seq = descriptor.seq;
-        if seq < self.low || self.taken.contains_key(&seq) {
-            let detail = format!("sequence {seq} is taken, {} is the first that is not", self.low);
-            return Err(descriptor.refused(Refusal::Replayed, detail));
-        }
-        if seq - self.low >= WINDOW {
-            let detail = format!("sequence {} was not pulled yet, the window is {WINDOW}", self.low);
-            return Err(descriptor.refused(Refusal::OutOfWindow, detail));
-        }
-        let last = self.generations[descriptor.slot as usize];
-        if descriptor.generation <= last {
-            let detail = format!("generation {} after {last} was pulled", descriptor.generation);
-            return Err(descriptor.refused(Refusal::StaleGeneration, detail));
-        }
-        self.taken.insert(seq, false);
-        Ok(())
-    }
-
-    fn keep(&mut self, seq: u64, (slot, generation): (u32, u64)) {
-        let last = &mut self.generations[slot as usize];
-        *last = generation.max(*last);
-        self.taken.insert(seq, true);
-        while self.taken.get(&self.low) == Some(&true) {
-            self.taken.remove(&self.low);
-            self.low += 1;
-        }
-    }
-}
-
-/// A sequence number while its body is being read; given back unless it is kept.
-struct Claim<'a> {
-    claims: &'a Mutex<Claims>,
-    seq: u64,
-    place: (u32, u64),
-    kept: bool,
-}
-
-impl<'a> Claim<'a> {
-    fn take(claims: &'a Mutex<Claims>, descriptor: &Descriptor) -> Result<Self> {
-        lock(claims).take(descriptor)?;
-        let place = (descriptor.slot, descriptor.generation);
-        Ok(Self {
-            claims,
-            seq: descriptor.seq,
-            place,
-            kept: false,
-        })
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
-        lock(self.claims).keep(self.seq, self.place);
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            lock(self.claims).taken.remove(&self.seq);
-        }
-    }
-}
-
-fn lock(claims: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
-    claims.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn descriptor(seq: u64, slot: u32, generation: u64) -> Descriptor {
-        Descriptor {
-            session: 1,
-            seq,
-            generation,
-            slot,
-            offset: 0,
-            length: 1,
-            checksum: Checksum::Full,
-            xxh3: 0,
-            metadata: Bytes::new(),
-        }
-    }
-
-    fn refusal(result: Result<Claim<'_>>) -> Refusal {
-        match result.map(drop) {
-            Err(Error::Refused { refusal, .. }) => refusal,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_sequence_number_is_taken_once_in_any_order() {
-        let claims = Mutex::new(Claims::new(4));
-        let first = Claim::take(&claims, &descriptor(0, 0, 1)).unwrap();
-        Claim::take(&claims, &descriptor(1, 1, 1)).unwrap().keep();
-        assert_eq!(
-            refusal(Claim::take(&claims, &descriptor(0, 0, 1))),
-            Refusal::Replayed,
-            "it is under way"
-        );
-        drop(first);
-        Claim::take(&claims, &descriptor(0, 0, 1)).unwrap().keep();
-        for seq in [0, 1] {
-            assert_eq!(refusal(Claim::take(&claims, &descriptor(seq, 2, 1))), Refusal::Replayed);
-        }
-        assert_eq!(lock(&claims).low, 2);
-        assert!(lock(&claims).taken.is_empty(), "what is below `low` is not kept");
-    }
-
-    #[test]
-    fn an_old_generation_and_a_far_sequence_are_refused() {
-        let claims = Mutex::new(Claims::new(1));
-        Claim::take(&claims, &descriptor(0, 0, 3)).unwrap().keep();
-        for generation in [0, 2, 3] {
-            assert_eq!(
-                refusal(Claim::take(&claims, &descriptor(1, 0, generation))),
-                Refusal::StaleGeneration
-            );
-        }
-        assert_eq!(
-            refusal(Claim::take(&claims, &descriptor(1 + WINDOW, 0, 4))),
-            Refusal::OutOfWindow
-        );
-        Claim::take(&claims, &descriptor(WINDOW, 0, 4)).unwrap();
     }
 }

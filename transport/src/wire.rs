@@ -167,7 +167,6 @@ impl Frame {
                 put_bytes(out, host);
             }
             Self::Proof { proof } => out.put_slice(proof),
-            Self::Welcome | Self::Ready | Self::Ping => {}
             Self::Denied {
                 denial,
                 wanted,
@@ -179,6 +178,13 @@ impl Frame {
                 out.put_u64_le(*limit);
                 put_bytes(out, message);
             }
+            session => session.put_session_payload(out),
+        }
+    }
+
+    /// The payloads of a session's own frames; those of the greeting are in [`Frame::put_payload`].
+    fn put_session_payload(&self, out: &mut BytesMut) {
+        match self {
             Self::Open {
                 host,
                 kinds,
@@ -240,6 +246,8 @@ impl Frame {
                 out.put_u8(*denial);
                 out.put_u64_le(*length);
             }
+            // nothing but their kind; the greeting's frames never come here
+            _ => {}
         }
     }
 
