@@ -1,0 +1,41 @@
+"""Runs the benches and prints one table: ``python main.py FOLDER``; the folder keeps inputs between runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import samples
+import table
+from loader_bench import ROUNDS, LoaderBench
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} × {models[0] if models else platform.machine()}"
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    return f"{commit or 'no commit'}{' with changes' if changed else ''}"
+
+
+def main() -> None:
+    work = Path(sys.argv[1])
+    rows = LoaderBench(work / f"loader-{samples.SAMPLES}").run()
+    load = os.getloadavg()
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {_commit()}, {_machine()}, load {load[0]:.1f} at the end")
+    print(f"{samples.SAMPLES:,} samples of {samples.SHORTEST} to {samples.LONGEST} tokens, best of {ROUNDS}")
+    print(table.text(rows))
+
+
+if __name__ == "__main__":
+    main()
