@@ -1,4 +1,7 @@
-"""Runs the benches and prints one table: ``python main.py FOLDER``; the folder keeps inputs between runs."""
+"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline]``.
+
+The folder keeps inputs between runs; the binary is an optimised `corpusmill`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 import samples
 import table
 from loader_bench import ROUNDS, LoaderBench
+from pipeline_bench import POSTS, PipelineBench
 
 
 def _machine() -> str:
@@ -29,8 +33,13 @@ def _commit() -> str:
 
 
 def main() -> None:
-    work = Path(sys.argv[1])
-    rows = LoaderBench(work / f"loader-{samples.SAMPLES}").run()
+    work, binary = Path(sys.argv[1]), Path(sys.argv[2])
+    wanted = sys.argv[3:] or ["loader", "pipeline"]
+    rows: list[table.Row] = []
+    if "loader" in wanted:
+        rows += LoaderBench(work / f"loader-{samples.SAMPLES}").run()
+    if "pipeline" in wanted:
+        rows += PipelineBench(work / f"pipeline-{POSTS}", binary).run()
     load = os.getloadavg()
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {_commit()}, {_machine()}, load {load[0]:.1f} at the end")
     print(f"{samples.SAMPLES:,} samples of {samples.SHORTEST} to {samples.LONGEST} tokens, best of {ROUNDS}")
