@@ -16,7 +16,7 @@ CREATE TOKENIZER IF NOT EXISTS wordpiece WITH (uri = 'input/tokenizer.json', max
 -- 2. Clean: one Unicode form, no invisible characters, no personal data.
 CREATE OR REPLACE VIEW clean AS
 SELECT post_id, user_id, created_at,
-       pii_redact(normalize_text(body, 'NFKC'), 'email,phone,ip,card') AS body,
+       pii_redact(normalize_text(body, 'NFKC'), 'email,phone,ip,credit_card') AS body,
        lang_id(body)['lang'] AS lang
 FROM posts;
 
