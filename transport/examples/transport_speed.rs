@@ -295,6 +295,7 @@ fn trainer(arguments: &[String]) -> Outcome<()> {
                 let body = puller.pull(&descriptor).await?;
                 seen = seen.wrapping_add(look(body.host().unwrap_or_default()));
             }
+            puller.close().await;
             Ok::<_, Box<dyn std::error::Error>>(())
         })?;
     }

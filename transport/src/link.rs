@@ -83,6 +83,8 @@ pub(crate) struct Ending {
     pub(crate) peer: String,
     cause: OnceLock<Cause>,
     over: CancellationToken,
+    /// The writer has written what was queued before the end, or given up.
+    flushed: CancellationToken,
     /// The peer has sent everything: that it leaves is no news.
     complete: AtomicBool,
 }
@@ -93,6 +95,7 @@ impl Ending {
             peer: peer.to_owned(),
             cause: OnceLock::new(),
             over: CancellationToken::new(),
+            flushed: CancellationToken::new(),
             complete: AtomicBool::new(false),
         })
     }
@@ -135,6 +138,12 @@ impl Ending {
             }
             self.over.cancel();
         }
+    }
+
+    /// Closes the session and waits until the peer was sent the frees that came before, and the goodbye.
+    pub(crate) async fn close_and_flush(&self, reason: &str, limit: Duration) {
+        self.close(reason);
+        timeout(limit, self.flushed.cancelled()).await.ok();
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -287,6 +296,7 @@ async fn read(
 }
 
 async fn write(mut output: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, ending: Arc<Ending>, timeouts: Timeouts) {
+    let _flushed = ending.flushed.clone().drop_guard();
     let mut beat = interval(timeouts.heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut batch, mut out) = (Vec::with_capacity(BATCH_FRAMES), BytesMut::new());
@@ -311,7 +321,11 @@ async fn write(mut output: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, en
             Err(_) => return,
         }
     }
-    // says why, to a peer that may be gone
+    // frees that were queued before the end still count; then why, to a peer that may be gone
+    frames.close();
+    while let Ok(frame) = frames.try_recv() {
+        frame.encode(&mut out);
+    }
     let message = match ending.cause.get() {
         Some(Cause::Closed(reason) | Cause::Lost(reason) | Cause::Broke(reason)) => reason.clone(),
         None => "the other side dropped the session".to_owned(),
@@ -372,6 +386,29 @@ mod tests {
         );
         mine.close("done here");
         assert!(theirs.wait().await.to_string().contains("done here"));
+    }
+
+    #[tokio::test]
+    async fn frees_that_were_queued_before_the_close_still_arrive() {
+        let (a, b) = pair().await;
+        let (mine, theirs) = (Ending::new("b"), Ending::new("a"));
+        let (seen, mut frames) = mpsc::channel(1000);
+        let _b = start(b, &theirs, quick(), move |frame| {
+            seen.try_send(frame).unwrap();
+            Ok(())
+        });
+        let outbox = start(a, &mine, quick(), |_| Ok(()));
+        for seq in 0..900 {
+            let release = Release::held(outbox.clone(), 0, 1, seq);
+            release.arm();
+        }
+        mine.close_and_flush("done", Duration::from_secs(5)).await;
+        timeout(Duration::from_secs(5), theirs.wait()).await.unwrap();
+        let mut count = 0;
+        while frames.try_recv().is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, 900);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -106,6 +106,7 @@ pub struct Puller {
     checksum: Checksum,
     device: bool,
     counters: Counters,
+    flush_limit: Duration,
 }
 
 impl std::fmt::Debug for Puller {
@@ -210,6 +211,7 @@ impl Puller {
             checksum,
             device: matches!(options.memory, TrainerMemory::Dmabuf { .. }),
             counters: Counters::default(),
+            flush_limit: options.timeouts.silence,
         }
     }
 
@@ -330,6 +332,16 @@ impl Puller {
             return Err(descriptor.refused(Refusal::WeakChecksum, detail));
         }
         Ok(())
+    }
+
+    /// Closes the session and waits, briefly, until the worker was sent the last frees.
+    ///
+    /// A process that leaves right after its last body calls this, or its worker takes it for lost: dropping the puller
+    /// does the same, but waits for nothing. Bodies stay valid.
+    pub async fn close(&self) {
+        self.ending
+            .close_and_flush("the trainer closed the session", self.flush_limit)
+            .await;
     }
 
     /// Waits until the session is over and says how it ended. Cancel safe.

@@ -249,7 +249,7 @@ impl Ring {
 
     /// Published slots that the trainer has not freed.
     pub(crate) fn held(&self) -> usize {
-        let published = |slot: &&Slot| matches!(slot.phase, Phase::Published { .. });
+        let published = |slot: &&Slot| matches!(slot.phase, Phase::Published { freed: false, .. });
         self.lock().slots.iter().filter(published).count()
     }
 
@@ -462,6 +462,7 @@ mod tests {
         let reading = ring.read(0, descriptor.generation, 0, 4).unwrap();
         assert!(ring.release(0, descriptor.generation, descriptor.seq));
         assert!(ring.try_acquire().is_none(), "the slot was reused while it was read");
+        assert_eq!(ring.held(), 0, "the trainer has freed it");
         assert_eq!(
             ring.read(0, descriptor.generation, 0, 4).unwrap_err(),
             Denial::StaleGeneration

@@ -77,6 +77,7 @@ impl Transport for Tcp {
             input,
             pending: Arc::clone(&pending),
             timeouts: context.timeouts,
+            in_body: false,
         };
         tokio::spawn(reader.run(Arc::clone(&context.ending)));
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
@@ -159,7 +160,12 @@ async fn serve(stream: TcpStream, ring: &Arc<Ring>, peer: &str, timeouts: Timeou
     let reading = async {
         let mut input = BufReader::new(input);
         loop {
-            match wire::read_trusted(&mut input, peer).await? {
+            let frame = match wire::read_trusted(&mut input, peer).await {
+                // whether the trainer left or died is for the control connection to say, once its frees are read
+                Err(Error::PeerLost { .. }) => return Ok(()),
+                frame => frame?,
+            };
+            match frame {
                 Frame::Read {
                     request,
                     slot,
@@ -239,6 +245,8 @@ struct Wanted {
 struct Pending {
     wanted: HashMap<u64, Wanted>,
     next: u64,
+    /// The data connection is gone.
+    closed: bool,
 }
 
 fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
@@ -287,6 +295,10 @@ impl Import for TcpImport {
         let (done, arrival) = oneshot::channel();
         let request = {
             let mut pending = lock(&self.pending);
+            if pending.closed {
+                self.ending.lose("its data connection is closed");
+                return Err(self.ending.error());
+            }
             let request = pending.next;
             pending.next += 1;
             let hash = hash == Checksum::Full;
@@ -333,6 +345,8 @@ struct Reader {
     input: OwnedReadHalf,
     pending: Arc<Mutex<Pending>>,
     timeouts: Timeouts,
+    /// A body is being read: its request is pending no more, and not answered yet.
+    in_body: bool,
 }
 
 impl Reader {
@@ -347,10 +361,15 @@ impl Reader {
                 }
             })
             .await;
+        let mut pending = lock(&self.pending);
+        pending.closed = true;
         if let Ok(error) = outcome {
-            ending.fail(&error);
+            // with nothing asked for, the end may be the agreed one: the control connection says which
+            if !(pending.wanted.is_empty() && !self.in_body && matches!(error, Error::PeerLost { .. })) {
+                ending.fail(&error);
+            }
         }
-        lock(&self.pending).wanted.clear();
+        pending.wanted.clear();
     }
 
     async fn next(&mut self, peer: &str) -> Result<()> {
@@ -378,7 +397,9 @@ impl Reader {
             let what = format!("{length} bytes where {} were asked for", wanted.descriptor.length);
             return Err(Error::protocol(peer, what));
         }
+        self.in_body = true;
         let xxh3 = self.fill(peer, &mut wanted, length as usize).await?;
+        self.in_body = false;
         let Descriptor { seq, metadata, .. } = wanted.descriptor;
         let body = Body::own(wanted.slot, seq, length as usize, metadata);
         // nobody listens where the pull was dropped: the body goes, and its slot is free again

@@ -217,6 +217,33 @@ async fn the_end_is_told_once_all_descriptors_were_taken() {
     assert_eq!((stats.sent, stats.bytes, stats.held), (1, BODY_BYTES as u64, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn both_sides_part_in_peace_whichever_connection_closes_first() {
+    for kind in [Kind::Tcp, Kind::Shm] {
+        let server = server(|_| {}).await;
+        for _ in 0..60 {
+            let mut options = pull_options(kind);
+            options.slot_bytes = 4096;
+            let (exporter, puller) = session(&server, server.address(), options).await;
+            let worker = tokio::spawn(async move {
+                for _ in 0..8 {
+                    let slot = exporter.slot().await?;
+                    exporter.publish(slot, 100, Bytes::new()).await?;
+                }
+                exporter.finish(LIMIT).await
+            });
+            let mut pulled = 0;
+            while let Some(descriptor) = puller.next().await.unwrap() {
+                puller.pull(&descriptor).await.unwrap();
+                pulled += 1;
+            }
+            puller.close().await;
+            assert_eq!(pulled, 8);
+            timeout(LIMIT, worker).await.unwrap().unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_checksum_weaker_than_the_trainer_takes_is_refused() {
     let server = server(|options| options.checksum = Some(Checksum::None)).await;
@@ -279,7 +306,7 @@ async fn another_frame_version_is_named() {
         let (mut stream, _) = listener.accept().await.unwrap();
         // a frame of version 9 with nothing in it
         stream.write_all(&[0, 0, 0, 0, 9, 2, 0, 0]).await.unwrap();
-        stream.read(&mut [0; 64]).await.ok();
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
     });
     let error = Puller::connect(address, pull_options(Kind::Tcp)).await.unwrap_err();
     assert!(matches!(error, Error::Version { ours: 1, theirs: 9, .. }), "{error}");

@@ -63,6 +63,7 @@ impl Audit {
             right += 1;
             last = Some(descriptor);
         }
+        puller.close().await;
         let refused = puller.stats().refused;
         say(&json!({"event": "audited", "refused": refused, "right": right, "wrong": wrong}));
         if wrong.is_empty() {

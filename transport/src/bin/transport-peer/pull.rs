@@ -89,6 +89,8 @@ impl Pull {
             // what is held stays right, whatever became of the worker meanwhile
             held.iter().try_for_each(|body| self.check(&bodies, body))?;
         }
+        drop(held);
+        puller.close().await;
         let stats = puller.stats();
         say(&json!({"event": "done", "right": right, "bytes": stats.bytes, "refused": stats.refused}));
         match self.expect {
