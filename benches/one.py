@@ -4,7 +4,7 @@
     python one.py WORK NAME check|epoch|first|state|resume SURFACE shuffled|sequential
 
 ``epoch`` counts CPU time (user and system, all threads and finished children) from behind the imports to the end of the
-epoch: opening what is read, shuffling and shutting down are in it. ``first`` and ``resume`` time how long the first
+epoch: opening what is read and shuffling are in it. ``first`` and ``resume`` time how long the first
 batch takes, ``state`` leaves the state of the middle of an epoch for ``resume``.
 """
 
