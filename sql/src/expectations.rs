@@ -27,7 +27,7 @@ pub(crate) async fn plan_row_conditions(
     let mut plan = plan;
     for (name, condition) in conditions {
         let mut expression = script::parse_expression(condition)?;
-        count_instead_of_exists(&mut expression, condition)?;
+        count_instead_of_exists(&mut expression, condition, relation)?;
         let kept: Vec<String> = plan
             .schema()
             .fields()
@@ -73,6 +73,7 @@ pub(crate) async fn plan_corpus_expectation(
             .keys()
             .cloned()
             .collect(),
+        depth: 0,
     };
     if let ControlFlow::Break(error) = expression.visit(&mut rewriter) {
         return Err(error);
@@ -141,8 +142,8 @@ impl GeneratedSelect {
 }
 
 /// `EXISTS (SELECT … FROM r WHERE c)` → `(SELECT count(*) FROM r WHERE c) > 0`; `x IN (SELECT y …)` likewise.
-fn count_instead_of_exists(expression: &mut ast::Expr, condition: &SqlText) -> Result<()> {
-    struct Counter<'a>(&'a SqlText);
+fn count_instead_of_exists(expression: &mut ast::Expr, condition: &SqlText, relation: &str) -> Result<()> {
+    struct Counter<'a>(&'a SqlText, &'a str);
     impl VisitorMut for Counter<'_> {
         type Break = SqlError;
         fn post_visit_expr(&mut self, expression: &mut ast::Expr) -> ControlFlow<SqlError> {
@@ -152,7 +153,7 @@ fn count_instead_of_exists(expression: &mut ast::Expr, condition: &SqlText) -> R
                     expr,
                     subquery,
                     negated: false,
-                } => counting(subquery, Some(expr)).map(|count| (count, false)),
+                } => counting(subquery, Some(of_relation(expr, self.1))).map(|count| (count, false)),
                 ast::Expr::InSubquery { .. } => None,
                 _ => return ControlFlow::Continue(()),
             };
@@ -180,14 +181,32 @@ fn count_instead_of_exists(expression: &mut ast::Expr, condition: &SqlText) -> R
             ControlFlow::Continue(())
         }
     }
-    match expression.visit(&mut Counter(condition)) {
+    match expression.visit(&mut Counter(condition, relation)) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
+/// The expression with its bare columns qualified: inside the sub-query, a bare name would mean the sub-query's own.
+fn of_relation(value: &ast::Expr, relation: &str) -> ast::Expr {
+    struct Qualifier<'a>(&'a str);
+    impl VisitorMut for Qualifier<'_> {
+        type Break = ();
+        fn post_visit_expr(&mut self, expression: &mut ast::Expr) -> ControlFlow<()> {
+            if let ast::Expr::Identifier(column) = expression {
+                let relation = ast::Ident::with_quote('"', self.0);
+                *expression = ast::Expr::CompoundIdentifier(vec![relation, column.clone()]);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut value = value.clone();
+    let _ = value.visit(&mut Qualifier(relation));
+    value
+}
+
 /// The sub-query with `count(*)` as its only column; with `equals`, rows whose first column equals it.
-fn counting(subquery: &ast::Query, equals: Option<&ast::Expr>) -> Option<ast::Expr> {
+fn counting(subquery: &ast::Query, equals: Option<ast::Expr>) -> Option<ast::Expr> {
     let mut query = subquery.clone();
     if query.limit_clause.is_some() || query.fetch.is_some() {
         return None;
@@ -213,7 +232,7 @@ fn counting(subquery: &ast::Query, equals: Option<&ast::Expr>) -> Option<ast::Ex
         let equal = ast::Expr::BinaryOp {
             left: Box::new(column),
             op: BinaryOperator::Eq,
-            right: Box::new(value.clone()),
+            right: Box::new(value),
         };
         select.selection = Some(match select.selection.take() {
             None => equal,
@@ -244,15 +263,32 @@ struct CorpusCalls<'a> {
     previous: Option<&'a str>,
     split_column: Option<&'a str>,
     aggregates: Vec<String>,
+    /// Sub-queries around the expression that is being visited.
+    depth: usize,
 }
 
 impl VisitorMut for CorpusCalls<'_> {
     type Break = SqlError;
 
-    fn pre_visit_expr(&mut self, expression: &mut ast::Expr) -> ControlFlow<SqlError> {
+    fn pre_visit_query(&mut self, _query: &mut ast::Query) -> ControlFlow<SqlError> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut ast::Query) -> ControlFlow<SqlError> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    // After its children, so that what is put in its place is not visited in turn.
+    fn post_visit_expr(&mut self, expression: &mut ast::Expr) -> ControlFlow<SqlError> {
         let ast::Expr::Function(call) = expression else {
             return ControlFlow::Continue(());
         };
+        // A sub-query that a person wrote looks at its own relations.
+        if self.depth > 0 {
+            return ControlFlow::Continue(());
+        }
         let name = call.name.to_string().to_lowercase();
         let place = place(expression);
         let ast::Expr::Function(call) = expression else {

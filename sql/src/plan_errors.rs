@@ -85,11 +85,6 @@ async fn describe(error: &DataFusionError, session: &Session) -> (String, Option
     if let Some(name) = message
         .strip_prefix("Table function ")
         .and_then(|rest| rest.strip_suffix(" not found"))
-        .or_else(|| {
-            message
-                .strip_prefix("table function '")
-                .and_then(|rest| rest.split('\'').next())
-        })
     {
         return (describe_unknown_table_function(name.trim_matches('\'')), None);
     }

@@ -85,7 +85,7 @@ async fn wrong_conditions_are_named() {
     let session = open_with(DEFS);
     let equal = failure(&session, &join("=")).await;
     assert!(
-        equal.starts_with("q.sql:1:64: MATCH_CONDITION takes one comparison"),
+        equal.starts_with("q.sql:1:60: MATCH_CONDITION takes one comparison"),
         "{equal}"
     );
     let on = failure(

@@ -84,7 +84,7 @@ CREATE VIEW t AS SELECT value AS id,
   CASE WHEN value % 11 = 0 THEN NULL ELSE value % 83 END AS user_id,
   CASE WHEN value % 5 = 0 THEN value % 40 ELSE NULL END AS cluster_id,
   CASE WHEN value % 3 = 0 THEN 'hate' ELSE 'ok' END AS label,
-  TIMESTAMP '2026-01-01 00:00:00' + value * INTERVAL '1 hour' AS at
+  to_timestamp_seconds(1767225600 + value * 3600) AS at
 FROM generate_series(1, 600);
 ";
 
