@@ -6,6 +6,8 @@ mod arrows;
 mod bad_input;
 #[path = "all/cli.rs"]
 mod cli;
+#[path = "all/cluster.rs"]
+mod cluster;
 #[path = "all/docs_sql.rs"]
 mod docs_sql;
 #[path = "all/house.rs"]

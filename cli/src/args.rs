@@ -7,7 +7,10 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::coordinate::{self, Coordinate};
 use crate::generate::Format;
+use crate::submit::{self, Submit};
+use crate::work::{self, Work};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -21,6 +24,7 @@ Exit codes:
 
 Environment:
   CORPUSMILL_HOME  the default of --home
+  CORPUSMILL_COORDINATOR  the default of --coordinator
   CORPUSMILL_LOG   log filter, such as `info` or `corpusmill_coordinator=debug`
   AWS_*, GOOGLE_*, AZURE_*  credentials of object stores";
 
@@ -75,6 +79,15 @@ Examples:
 
 A run that was interrupted, or whose machine died, goes on where it stopped when the same command is given again.")]
     Run(Run),
+    /// Runs SQL on a cluster, as `run` does here
+    #[command(after_help = submit::HELP)]
+    Submit(Submit),
+    /// Serves a cluster: takes scripts, and spreads their builds over workers
+    #[command(after_help = coordinate::HELP)]
+    Coordinator(Coordinate),
+    /// Works for a coordinator
+    #[command(after_help = work::HELP)]
+    Worker(Work),
     /// Lists the corpora and their latest versions
     #[command(after_help = "Example:\n  corpusmill corpora --output json | jq -r '.[].name'")]
     Corpora,
@@ -245,7 +258,7 @@ impl FromStr for CorpusVersion {
 }
 
 /// Reads `2026-11-01T02:00:00Z`, `2026-11-01 02:00:00` (UTC) or `2026-11-01`.
-fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
         return Ok(moment.to_utc());
     }
@@ -260,7 +273,7 @@ fn moment(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 /// Reads a size in bytes, with K, M, G or T (powers of 1,024) behind it.
-fn size(text: &str) -> Result<usize, String> {
+pub(crate) fn size(text: &str) -> Result<usize, String> {
     let upper = text.trim().to_uppercase();
     let plain = upper.trim_end_matches('B').trim_end_matches('I');
     let (digits, shift) = match plain.chars().last() {

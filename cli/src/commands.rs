@@ -17,7 +17,7 @@ use crate::generate::{self, generate};
 use crate::interrupt::Interrupt;
 use crate::output::Results;
 use crate::progress::Progress;
-use crate::{report, units};
+use crate::{coordinate, report, submit, units, work};
 
 /// Stack of the threads that plan: the parser and the optimiser recurse, and an unoptimised build needs more a frame.
 const STACK_BYTES: usize = 16 << 20;
@@ -60,10 +60,10 @@ fn start_log(verbose: u8) {
 }
 
 /// What commands share.
-struct Session {
-    global: Global,
-    progress: Arc<Progress>,
-    interrupt: Interrupt,
+pub(crate) struct Session {
+    pub(crate) global: Global,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) interrupt: Interrupt,
 }
 
 async fn dispatch(cli: Cli) -> Result<()> {
@@ -74,6 +74,9 @@ async fn dispatch(cli: Cli) -> Result<()> {
     };
     match cli.command {
         Command::Run(run) => context.run(run).await,
+        Command::Submit(options) => submit::run(&context, options).await,
+        Command::Coordinator(options) => coordinate::run(&context, options).await,
+        Command::Worker(options) => work::run(&context, options).await,
         Command::Corpora => context.corpora().await,
         Command::Builds(builds) => context.builds(builds).await,
         Command::Show { corpus } => context.show(&corpus).await,
@@ -89,7 +92,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
 }
 
 impl Session {
-    fn results(&self) -> Results<std::io::BufWriter<std::io::Stdout>> {
+    /// Where results go.
+    pub(crate) fn results(&self) -> Results<std::io::BufWriter<std::io::Stdout>> {
         Results::stdout(self.global.output)
     }
 
@@ -114,11 +118,7 @@ impl Session {
     }
 
     async fn run(self, run: Run) -> Result<()> {
-        // All files are read before the first statement runs: a mistyped name must not show after an hour.
-        let scripts = match &run.command {
-            Some(sql) => vec![(sql.clone(), "<command line>".to_owned())],
-            None => run.files.iter().map(|file| Ok((read(file)?, origin(file)))).collect::<Result<Vec<_>>>()?,
-        };
+        let scripts = scripts(run.command.as_deref(), &run.files)?;
         let coordinator = Coordinator::open(CoordinatorOptions {
             target_partitions: run.target_partitions.map(|n| n as usize),
             batch_size: run.batch_size.map(|n| n as usize),
@@ -248,6 +248,15 @@ fn spelt(corpus: &CorpusVersion) -> String {
     }
 }
 
+/// Texts and names of the scripts of a command. All are read before the first statement runs: a mistyped name must not
+/// show after an hour.
+pub(crate) fn scripts(command: Option<&str>, files: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    match command {
+        Some(sql) => Ok(vec![(sql.to_owned(), "<command line>".to_owned())]),
+        None => files.iter().map(|file| Ok((read(file)?, origin(file)))).collect(),
+    }
+}
+
 /// The text of a script.
 fn read(file: &Path) -> Result<String> {
     if file == Path::new("-") {
@@ -272,9 +281,9 @@ fn origin(file: &PathBuf) -> String {
 }
 
 /// Prints what statements give back.
-struct Printer {
-    results: Results<std::io::BufWriter<std::io::Stdout>>,
-    progress: Arc<Progress>,
+pub(crate) struct Printer {
+    pub(crate) results: Results<std::io::BufWriter<std::io::Stdout>>,
+    pub(crate) progress: Arc<Progress>,
 }
 
 #[async_trait]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{ErrorKind, Write};
 
-use corpusmill_coordinator::CoordinatorError;
+use corpusmill_coordinator::{CoordinatorError, RemoteKind};
 
 use crate::generate::Stopped;
 
@@ -59,11 +59,11 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.is::<Damaged>() {
         return DAMAGED;
     }
-    match error.downcast_ref::<CoordinatorError>() {
-        Some(CoordinatorError::ExpectationFailed { .. }) => EXPECTATION_FAILED,
-        Some(CoordinatorError::Cancelled) => INTERRUPTED,
-        Some(CoordinatorError::Locked { .. } | CoordinatorError::Conflict { .. }) => BUSY,
-        _ => FAILED,
+    match error.downcast_ref::<CoordinatorError>().map(CoordinatorError::kind) {
+        Some(RemoteKind::Expectation) => EXPECTATION_FAILED,
+        Some(RemoteKind::Cancelled) => INTERRUPTED,
+        Some(RemoteKind::Busy) => BUSY,
+        Some(RemoteKind::Other) | None => FAILED,
     }
 }
 

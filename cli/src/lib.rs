@@ -12,13 +12,16 @@
 
 mod args;
 mod commands;
+mod coordinate;
 mod exit;
 pub mod generate;
 mod interrupt;
 mod output;
 mod progress;
 mod report;
+mod submit;
 mod units;
+mod work;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -37,6 +37,15 @@ impl<W: Write> Results<W> {
         self.output
     }
 
+    /// Writes one line, as it is in every format.
+    ///
+    /// # Errors
+    /// What writing ends with.
+    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
     /// Writes rows as they come, and returns how many there were.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use crate::inputs::{Inputs, digest, inputs_of, plan_digest, uses_run_time};
 use crate::layout::{corpus_folder, staging_folder};
 use crate::publish::{CorpusLog, Publication};
 use crate::report::{BuildReport, BuildState, StepReport};
-use crate::runner::{Runner as _, Step};
+use crate::runner::Step;
 use crate::workspace::Workspace;
 
 mod gate;

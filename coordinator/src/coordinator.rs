@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ballista_core::extension::SessionConfigExt as _;
 use corpusmill_corpus::{ExportFormat, ExportOptions, ExportReport, Manifest, VerifyReport};
 use corpusmill_sql::{Session, SessionOptions, session};
 
@@ -41,13 +42,7 @@ impl Coordinator {
             source,
         })?;
         let catalog = Catalog::open(&layout.catalog()).await?;
-        let workspace = Workspace::new(
-            catalog,
-            layout,
-            std::sync::Arc::clone(&options.events),
-            options.cancel.clone(),
-            options.as_of,
-        );
+        let workspace = Workspace::new(catalog, layout, &options);
         Ok(Self { options, workspace, lock: Mutex::new(None), writing: tokio::sync::Mutex::new(()) })
     }
 
@@ -158,7 +153,15 @@ impl Coordinator {
             spill_dir: Some(self.options.spill_dir.clone().unwrap_or(spill)),
         };
         let objects = std::sync::Arc::clone(&self.workspace.objects);
-        Ok(session(&options, objects)?)
+        let session = session(&options, objects)?;
+        if self.options.cluster.is_some() {
+            // Joins and filters that need one process are left out of the plans of a cluster.
+            let state = session.context().state_ref();
+            let mut state = state.write();
+            let config = state.config_mut();
+            *config = config.clone().upgrade_for_ballista();
+        }
+        Ok(session)
     }
 }
 

@@ -96,6 +96,17 @@ pub enum CoordinatorError {
     /// A person stopped the statement.
     #[error("stopped; run the same command to go on from the last finished split")]
     Cancelled,
+    /// The workers, the scheduler or a coordinator elsewhere cannot be relied on at the moment.
+    #[error("{0}")]
+    Cluster(String),
+    /// A script failed on a coordinator elsewhere.
+    #[error("{message}")]
+    Remote {
+        /// What a caller does about it.
+        kind: RemoteKind,
+        /// What the error said there, with its causes.
+        message: String,
+    },
     /// The corpus format failed.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
@@ -132,7 +143,32 @@ pub enum CoordinatorError {
     },
 }
 
+/// Failures, by what the caller of a program does about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoteKind {
+    /// The statement, its data or a machine is wrong.
+    Other,
+    /// An expectation failed the build; nothing was published.
+    Expectation,
+    /// A person stopped it.
+    Cancelled,
+    /// Somebody else is writing there; the same call may succeed later.
+    Busy,
+}
+
 impl CoordinatorError {
+    /// What the caller of a program does about it.
+    #[must_use]
+    pub fn kind(&self) -> RemoteKind {
+        match self {
+            Self::ExpectationFailed { .. } => RemoteKind::Expectation,
+            Self::Cancelled => RemoteKind::Cancelled,
+            Self::Locked { .. } | Self::Conflict { .. } => RemoteKind::Busy,
+            Self::Remote { kind, .. } => *kind,
+            _ => RemoteKind::Other,
+        }
+    }
+
     /// Whether the same call may succeed later, unchanged.
     #[must_use]
     pub fn retry(&self) -> bool {
@@ -141,6 +177,8 @@ impl CoordinatorError {
             Self::Operator { transient, .. } => *transient,
             Self::Corpus(error) => error.retry(),
             Self::Locked { .. } | Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
+            Self::Cluster(_) => true,
+            Self::Remote { kind, .. } => *kind == RemoteKind::Busy,
             Self::Store { source, .. } => matches!(source, object_store::Error::Generic { .. }),
             _ => false,
         }

@@ -20,6 +20,7 @@
 
 mod build;
 mod catalog;
+mod cluster;
 mod coordinator;
 mod corpus_options;
 mod corpus_plan;
@@ -40,8 +41,12 @@ mod script;
 mod statements;
 mod workspace;
 
+pub use cluster::{
+    Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, loopback_only, serve,
+};
 pub use coordinator::Coordinator;
-pub use error::{CoordinatorError, Result};
+pub use corpusmill_proto::control::ListKind;
+pub use error::{CoordinatorError, RemoteKind, Result};
 pub use events::{Event, Events, Outcome, Silent, Sink};
 pub use options::CoordinatorOptions;
 pub use report::{

@@ -326,6 +326,11 @@ pub(crate) fn resolve_paths(statement: &mut Statement, base: &FilePath) {
                 definition.locations = create.locations.clone();
             }
         }
+        StatementKind::CopyTo(copy) => {
+            if let EngineStatement::CopyTo(copy) = copy.as_mut() {
+                copy.target = absolute(&copy.target);
+            }
+        }
         _ => {}
     }
 }

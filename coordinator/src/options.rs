@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::Cluster;
 use crate::events::{Events, Silent};
 
 /// Where a coordinator keeps its state, and how it runs plans.
@@ -24,6 +25,10 @@ pub struct CoordinatorOptions {
     /// Logical time of the builds, what `run_start()` gives; the time of the call when `None`. A build that goes on
     /// after a stop keeps the time it began with.
     pub as_of: Option<DateTime<Utc>>,
+    /// The folder that relative paths in statements start from; the folder of the process when `None`.
+    pub base_dir: Option<PathBuf>,
+    /// The cluster that runs the steps of builds; this process runs them itself when `None`.
+    pub cluster: Option<Arc<Cluster>>,
     /// Told what happens while it happens.
     pub events: Arc<dyn Events>,
     /// Stops a running statement cleanly.
@@ -41,6 +46,8 @@ impl CoordinatorOptions {
             memory_limit_bytes: None,
             spill_dir: None,
             as_of: None,
+            base_dir: None,
+            cluster: None,
             events: Arc::new(Silent),
             cancel: CancellationToken::new(),
         }

@@ -9,13 +9,18 @@ use crate::build::{Build, BuildRequest};
 use crate::coordinator::Coordinator;
 use crate::error::{CoordinatorError, Result};
 use crate::events::{Event, Outcome, Sink};
+use crate::objects::resolve_paths;
 use crate::{inspect, statements};
 
 /// Runs all statements of `text`; nothing runs when one of them does not parse.
 pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sink: &mut dyn Sink) -> Result<()> {
-    let parsed = parse_script(text, origin)?;
+    let mut parsed = parse_script(text, origin)?;
     let session = coordinator.session()?;
     let workspace = coordinator.workspace();
+    if workspace.elsewhere {
+        // Relative paths are those of whoever sent the script, not of this process.
+        parsed.iter_mut().for_each(|statement| resolve_paths(statement, &workspace.base_dir));
+    }
     session.set_run_time(inspect::run_time(workspace))?;
     for (index, statement) in parsed.iter().enumerate() {
         if workspace.cancel.is_cancelled() {

@@ -58,7 +58,7 @@ async fn existing(
             object.kind.to_uppercase()
         )));
     }
-    let same = object.sql.trim() == statement.text.text.trim() && object.base_dir == base_dir();
+    let same = object.sql.trim() == statement.text.text.trim() && object.base_dir == base_dir(workspace);
     if same {
         return Ok(Existing::Keep(format!("{} {name} is there already, with the same definition", kind.words())));
     }
@@ -77,8 +77,8 @@ async fn existing(
     )))
 }
 
-fn base_dir() -> String {
-    std::env::current_dir().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default()
+fn base_dir(workspace: &Workspace) -> String {
+    workspace.base_dir.to_string_lossy().into_owned()
 }
 
 async fn keep(workspace: &Workspace, space: Space, kind: ObjectKind, name: &str, statement: &Statement) -> Result<()> {
@@ -87,7 +87,7 @@ async fn keep(workspace: &Workspace, space: Space, kind: ObjectKind, name: &str,
         kind: kind.words().to_owned(),
         sql: statement.text.text.to_string(),
         origin: statement.text.origin.to_string(),
-        base_dir: base_dir(),
+        base_dir: base_dir(workspace),
         settings: "{}".to_owned(),
         updated_ms: now_ms(),
     };
@@ -110,7 +110,7 @@ pub(crate) async fn create_tokenizer(
         return Ok(Outcome::Message(why));
     }
     let mut resolved = statement.clone();
-    resolve_paths(&mut resolved, std::path::Path::new(&base_dir()));
+    resolve_paths(&mut resolved, &workspace.base_dir);
     if let StatementKind::CreateTokenizer(create) = &resolved.kind {
         load_tokenizer(create).await?;
     }

@@ -1,5 +1,6 @@
 //! What the statements of one script share.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -7,9 +8,11 @@ use datafusion::execution::TaskContext;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
+use crate::cluster::{BallistaRunner, Cluster};
 use crate::events::{Event, Events};
 use crate::layout::Layout;
 use crate::objects::CatalogObjects;
+use crate::options::CoordinatorOptions;
 use crate::report::{ExpectationReport, StepReport};
 use crate::runner::{LocalRunner, Runner};
 
@@ -22,6 +25,11 @@ pub(crate) struct Workspace {
     pub(crate) events: Arc<dyn Events>,
     pub(crate) cancel: CancellationToken,
     pub(crate) as_of: Option<DateTime<Utc>>,
+    /// The folder that relative paths in statements start from.
+    pub(crate) base_dir: PathBuf,
+    /// That is not the folder of this process.
+    pub(crate) elsewhere: bool,
+    pub(crate) cluster: Option<Arc<Cluster>>,
     evidence: Mutex<Vec<ExpectationReport>>,
 }
 
@@ -30,12 +38,22 @@ impl Workspace {
     pub(crate) fn new(
         catalog: Catalog,
         layout: Layout,
-        events: Arc<dyn Events>,
-        cancel: CancellationToken,
-        as_of: Option<DateTime<Utc>>,
+        options: &CoordinatorOptions,
     ) -> Self {
         let objects = Arc::new(CatalogObjects::new(catalog.clone(), layout.clone()));
-        Self { catalog, layout, objects, events, cancel, as_of, evidence: Mutex::default() }
+        let base_dir = options.base_dir.clone();
+        Self {
+            elsewhere: base_dir.is_some(),
+            catalog,
+            layout,
+            objects,
+            events: Arc::clone(&options.events),
+            cancel: options.cancel.clone(),
+            as_of: options.as_of,
+            base_dir: base_dir.or_else(|| std::env::current_dir().ok()).unwrap_or_default(),
+            cluster: options.cluster.clone(),
+            evidence: Mutex::default(),
+        }
     }
 
     /// Tells an event.
@@ -61,9 +79,12 @@ impl Workspace {
         self.layout.warehouse().location()
     }
 
-    /// What runs plans: this process.
-    pub(crate) fn runner(&self, context: Arc<TaskContext>) -> impl Runner + use<> {
-        LocalRunner::new(context)
+    /// What runs the steps of builds: the cluster where there is one, this process otherwise.
+    pub(crate) fn runner(&self, context: Arc<TaskContext>) -> Box<dyn Runner> {
+        match &self.cluster {
+            Some(cluster) => Box::new(BallistaRunner::new(Arc::clone(cluster), context)),
+            None => Box::new(LocalRunner::new(context)),
+        }
     }
 
     /// Keeps what the expectations of a failing build saw, for the catalogue.

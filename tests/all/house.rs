@@ -20,7 +20,7 @@ fn sources(extensions: &[&str]) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let foreign = name.starts_with('.') || ["target", "dist", "demo-data", "corpusmill-data"].contains(&&*name);
+            let foreign = name.starts_with('.') || ["target", "dist", "demo-data", "corpusmill-data", "generated"].contains(&&*name);
             if path.is_dir() && !foreign {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)) {

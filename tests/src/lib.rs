@@ -11,7 +11,9 @@
 mod database;
 mod place;
 mod program;
+mod sandbox;
 
 pub use database::{Answer, Database};
 pub use place::{Place, dataset, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
+pub use sandbox::Sandbox;

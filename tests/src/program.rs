@@ -57,6 +57,17 @@ impl Program {
         self
     }
 
+    /// Sends its standard error to a file of the place: a pipe that nobody reads would stop it.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn log_to(mut self, name: &str) -> Result<Self> {
+        let folder = self.command.get_current_dir().unwrap_or(Path::new("."));
+        let file = std::fs::File::create(folder.join(name))?;
+        self.command.stderr(file);
+        Ok(self)
+    }
+
     /// Runs it to its end.
     ///
     /// # Errors

@@ -1,1 +1,23 @@
-//! Worker.
+//! A worker: Ballista's executor as a library, with the dialect's functions, codecs and object stores.
+//!
+//! ```text
+//!   run ─► Join at the coordinator (again and again, until it answers)
+//!           │  scheduler's address, heartbeat
+//!           ▼
+//!        executor ─► tasks ─► engine: global numbers of splits, failures told in full ─► operators ─► files, receipts
+//!           │ stopped: the coordinator is gone, or took it for lost
+//!           └──────► Join again, as a new executor
+//! ```
+//! A worker keeps nothing: what it held is lost when it stops, and the coordinator runs again what depended on it.
+//!
+//! To give tasks something new to work with: the session in `environment.rs`, from which everything is taken.
+
+mod engine;
+mod environment;
+mod error;
+mod folder;
+mod join;
+mod run;
+
+pub use error::{Result, WorkerError};
+pub use run::{WorkerOptions, run};

@@ -18,7 +18,7 @@ use crate::inputs::{digest, inputs_of, plan_digest, rows_expected, uses_run_time
 use crate::layout::{staging_folder, view_folder};
 use crate::objects::CatalogObjects;
 use crate::report::{BuildState, StepReport};
-use crate::runner::{Runner as _, Step};
+use crate::runner::Step;
 use crate::workspace::Workspace;
 
 /// How views are brought up to date.
@@ -213,13 +213,14 @@ impl Walk<'_> {
             cancel: self.workspace.cancel.clone(),
         };
         let context = self.session.context().state().task_ctx();
-        match self.workspace.runner(context).run(&step, sink).await {
-            Ok(_) => {}
+        // A cluster may cut the plan into other splits than this process does.
+        let splits = match self.workspace.runner(context).run(&step, sink).await {
+            Ok(receipts) => receipts.len(),
             Err(CoordinatorError::Sql(SqlError::Engine(error))) => {
                 return Err(self.session.explain_error(error, &plan.logical).await.into());
             }
             Err(other) => return Err(other),
-        }
+        };
         failpoint::hit("view-done");
         let taken = Receipt::collect(layout.store(), &layout.path(&staging)).await;
         let taken = taken.map_err(|e| CoordinatorError::engine(&step.place, &step.location, e.into()))?;

@@ -81,8 +81,8 @@ async fn wrong_arguments_are_located() {
 /// 600 rows; users chain into components through clusters, some rows are in no group.
 const ROWS: &str = "
 CREATE VIEW t AS SELECT value AS id,
-  CASE WHEN value % 11 = 0 THEN NULL ELSE value % 83 END AS user_id,
-  CASE WHEN value % 5 = 0 THEN value % 40 ELSE NULL END AS cluster_id,
+  CASE WHEN value % 11 = 0 THEN NULL ELSE value % 211 END AS user_id,
+  CASE WHEN value % 25 = 0 THEN value / 100 ELSE NULL END AS cluster_id,
   CASE WHEN value % 3 = 0 THEN 'hate' ELSE 'ok' END AS label,
   to_timestamp_seconds(1767225600 + value * 3600) AS at
 FROM generate_series(1, 600);
@@ -160,16 +160,16 @@ async fn no_group_straddles_a_split() {
 #[tokio::test]
 async fn strata_meet_the_ratios_as_well_as_groups_allow() {
     let found = splits(
-        "SELECT id, user_id, NULL, split, label FROM assign_split(TABLE t, key => 'id',
+        "SELECT id, user_id, NULL AS c, split, label FROM assign_split(TABLE t, key => 'id',
         groups => ['user_id'], stratify => 'label', ratios => 'train=0.5,test=0.5')",
     )
     .await;
     check_no_straddle(&found);
-    // A component of one user has about 7 rows; the strata are cut to within one of them.
+    // A component of one user has about 3 rows, those without a user one; the strata are cut to within one of them.
     let train = found.iter().filter(|row| row[3] == "train").count();
     assert!((280..=320).contains(&train), "{train} of 600");
     let alone = splits(
-        "SELECT id, id, NULL, split, label FROM assign_split(TABLE t, key => 'id',
+        "SELECT id, id AS u, NULL AS c, split, label FROM assign_split(TABLE t, key => 'id',
         stratify => 'label', ratios => 'train=0.5,test=0.5')",
     )
     .await;
@@ -192,7 +192,7 @@ async fn what_has_an_early_row_is_trained_on() {
         check_no_straddle(&found);
         assert!(found.iter().all(|row| row[5] != "true" || row[3] == "train"));
         let late = splits(&format!(
-            "SELECT id, NULL, NULL, split, label, at < TIMESTAMP '2026-01-20 00:00:00' FROM assign_split(
+            "SELECT id, NULL AS u, NULL AS c, split, label, at < TIMESTAMP '2026-01-20 00:00:00' FROM assign_split(
              TABLE t, key => 'id', {stratify} ratios => 'train=0.2,test=0.8',
              time_column => 'at', eval_after => TIMESTAMP '2026-01-20 00:00:00')"
         ))

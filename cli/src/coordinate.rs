@@ -1,0 +1,47 @@
+//! `corpusmill coordinator`: serves a cluster.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::Args;
+use corpusmill_coordinator::{CoordinatorOptions, ServeOptions, serve};
+
+use crate::commands::Session;
+
+pub(crate) const HELP: &str = "\
+Examples:
+  corpusmill coordinator --home /shared/mill
+  corpusmill coordinator --listen 127.0.0.1:0        a port of the system's choice, written to standard output
+
+Workers and `corpusmill submit` need its address. It listens on this machine only: beyond that callers would have to show
+certificates, which this version cannot ask for. The home must be at the same path on all machines.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Coordinate {
+    /// Where submit and workers call
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
+    listen: SocketAddr,
+    /// Port of the scheduler, for workers; 0 is one of the system's choice
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    scheduler_port: u16,
+    /// Partitions that plans are spread over; never changes a corpus [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    target_partitions: Option<u32>,
+}
+
+/// Runs the command until it is stopped.
+pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
+    let mut serving = ServeOptions::new(&session.global.home);
+    serving.listen = options.listen;
+    serving.cluster.port = options.scheduler_port;
+    serving.coordinator = CoordinatorOptions {
+        target_partitions: options.target_partitions.map(|n| n as usize),
+        ..CoordinatorOptions::new(&session.global.home)
+    };
+    let mut output = session.results();
+    let ready = |address| {
+        // Whoever closed standard output does not want to know.
+        let _ = output.line(&format!("http://{address}"));
+    };
+    Ok(serve(serving, session.interrupt.token.clone(), ready).await?)
+}

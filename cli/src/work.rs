@@ -1,0 +1,50 @@
+//! `corpusmill worker`: runs tasks of a cluster.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use corpusmill_worker::{WorkerOptions, run as work};
+
+use crate::args::size;
+use crate::commands::Session;
+
+pub(crate) const HELP: &str = "\
+Examples:
+  corpusmill worker --coordinator http://127.0.0.1:50050
+  corpusmill worker --vcores 4 --memory-limit 8G --work-dir /fast/disk
+
+It waits for its coordinator as long as it takes, and joins again when that was started again. On Ctrl-C or SIGTERM its
+tasks end, or the coordinator runs them elsewhere.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Work {
+    /// The coordinator
+    #[arg(long, value_name = "URL", env = "CORPUSMILL_COORDINATOR", default_value = "http://127.0.0.1:50050")]
+    coordinator: String,
+    /// Where it listens for tasks and serves shuffles
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Tasks side by side [default: cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    vcores: Option<u32>,
+    /// Memory that all tasks may hold before they spill, such as 512M or 8G [default: 70 % of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory_limit: Option<usize>,
+    /// Folder for shuffles and spilled rows [default: in the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+/// Runs the command until it is stopped.
+pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
+    let mut working = WorkerOptions::new(options.coordinator);
+    working.host = options.host;
+    working.vcores = options.vcores.map(|n| n as usize);
+    working.memory_limit_bytes = options.memory_limit.map(|bytes| bytes as u64);
+    working.work_dir = options.work_dir;
+    let joined = |executor: &str| session.progress.line(&format!("joined as {executor}"));
+    work(working, session.interrupt.token.clone(), joined).await?;
+    Ok(())
+}

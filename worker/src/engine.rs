@@ -1,0 +1,159 @@
+//! Runs tasks as Ballista does, and adds what it leaves out: which splits a task has, and why it failed.
+
+use std::fmt::{Debug, Display, Formatter};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ballista_core::JobId;
+use ballista_core::error::BallistaError;
+use ballista_core::serde::protobuf::{
+    RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport,
+};
+use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
+use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, failpoint};
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+
+/// Makes tasks.
+pub(crate) struct StepEngine {
+    inner: DefaultExecutionEngine,
+}
+
+impl StepEngine {
+    pub(crate) fn new() -> Self {
+        Self { inner: DefaultExecutionEngine::new() }
+    }
+}
+
+impl ExecutionEngine for StepEngine {
+    fn create_query_stage_exec(
+        &self,
+        job: JobId,
+        stage: usize,
+        task: usize,
+        partitions: Vec<usize>,
+        plan: Arc<dyn ExecutionPlan>,
+        work_dir: &str,
+        config: &SessionConfig,
+    ) -> Result<Arc<dyn QueryStageExecutor>> {
+        let (plan, writes) = with_splits(plan, &partitions).map_err(told)?;
+        let inner =
+            self.inner.create_query_stage_exec(job, stage, task, partitions, plan, work_dir, config).map_err(told)?;
+        Ok(Arc::new(Task { inner, writes }))
+    }
+}
+
+/// Tells the writer of rows which splits the partitions of this task are; also says whether the task writes any.
+///
+/// A plan counts the partitions of its own task, from 0; their numbers in the whole step come beside it.
+fn with_splits(plan: Arc<dyn ExecutionPlan>, partitions: &[usize]) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
+    let mut writes = false;
+    let plan = plan.transform_up(|node| {
+        writes |= node.is::<WriteShards>();
+        match node.downcast_ref::<WriteRows>() {
+            Some(rows) => {
+                writes = true;
+                Ok(Transformed::yes(Arc::new(rows.of_partitions(partitions)?) as Arc<dyn ExecutionPlan>))
+            }
+            None => Ok(Transformed::no(node)),
+        }
+    })?;
+    Ok((plan.data, writes))
+}
+
+struct Task {
+    inner: Arc<dyn QueryStageExecutor>,
+    /// It writes splits of a step; otherwise it writes for other tasks.
+    writes: bool,
+}
+
+impl Debug for Task {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Debug::fmt(&self.inner, f)
+    }
+}
+
+impl Display for Task {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        Display::fmt(&self.inner, f)
+    }
+}
+
+#[async_trait]
+impl QueryStageExecutor for Task {
+    async fn execute_query_stage(&self, task: usize, context: Arc<TaskContext>) -> Result<Vec<ShuffleWritePartition>> {
+        if self.writes {
+            failpoint::hit("split-begins");
+        }
+        let written = self.inner.execute_query_stage(task, context).await.map_err(told)?;
+        if !self.writes {
+            failpoint::hit("exchange-written");
+        }
+        Ok(written)
+    }
+
+    fn collect_plan_metrics(&self) -> Vec<MetricsSet> {
+        self.inner.collect_plan_metrics()
+    }
+
+    fn collect_runtime_stats_reports(&self) -> Vec<RuntimeStatsReport> {
+        self.inner.collect_runtime_stats_reports()
+    }
+
+    fn collect_window_state_reports(&self) -> Result<Vec<WindowStateReport>> {
+        self.inner.collect_window_state_reports()
+    }
+
+    fn collect_column_stats(&self) -> Vec<TaskColumnStats> {
+        self.inner.collect_column_stats()
+    }
+}
+
+/// The error with its cause in words that arrive: the scheduler hands on text only.
+///
+/// No error stays one that the scheduler would repair by running tasks again, lost shuffles above all.
+fn told(error: DataFusionError) -> DataFusionError {
+    let mut failure = TaskFailure::of(&error);
+    if failure.cause == FailureCause::Engine && is_of_the_network(&error) {
+        failure.cause = FailureCause::Transient;
+    }
+    DataFusionError::Execution(failure.to_text())
+}
+
+fn is_of_the_network(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::External(inner) => match inner.downcast_ref::<BallistaError>() {
+            Some(
+                BallistaError::FetchFailed(..)
+                | BallistaError::GrpcError(_)
+                | BallistaError::GrpcConnectionError(_)
+                | BallistaError::TonicError(_)
+                | BallistaError::IoError(_),
+            ) => true,
+            Some(BallistaError::DataFusionError(inner)) => is_of_the_network(inner),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_shuffle_is_no_fault_of_the_statement() {
+        let lost = BallistaError::FetchFailed("w1".into(), 1, 0, "connection refused".into());
+        let error = DataFusionError::External(Box::new(lost)).context("while joining");
+        let failure = TaskFailure::find(&told(error).to_string()).unwrap();
+        assert_eq!(failure.cause, FailureCause::Transient);
+        let error = DataFusionError::Execution("division by zero".into());
+        let failure = TaskFailure::find(&told(error).to_string()).unwrap();
+        assert_eq!(failure.cause, FailureCause::Engine);
+        assert!(failure.message.contains("division by zero"));
+    }
+}

@@ -1,0 +1,157 @@
+//! The life of a worker.
+
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use ballista_executor::executor_server::TERMINATING;
+use corpusmill_proto::control::{JoinReply, JoinRequest};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::StepEngine;
+use crate::environment::Environment;
+use crate::error::{Result, WorkerError};
+use crate::folder::WorkFolder;
+use crate::join::join;
+
+/// Messages from and to the scheduler: a plan that names many files, or carries a tokenizer, is large.
+const MESSAGE_BYTES_MAX: u32 = 256 << 20;
+/// Time that running tasks have to end when the worker is told to stop.
+const DRAIN: Duration = Duration::from_secs(60);
+/// Pause before an executor that stopped is started again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How a worker takes part.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Address of the coordinator's control service, such as `http://127.0.0.1:50050`.
+    pub coordinator: String,
+    /// What the coordinator's log calls it.
+    pub name: String,
+    /// Where it listens for tasks and serves shuffles; loopback. Ports are the system's choice.
+    pub host: IpAddr,
+    /// Tasks side by side; the number of cores when `None`.
+    pub vcores: Option<usize>,
+    /// Bytes that all tasks together may hold before they spill; 70 % of the machine's memory when `None`.
+    pub memory_limit_bytes: Option<u64>,
+    /// Folder for shuffles and spilled rows; one in the system's temporary folder when `None`.
+    pub work_dir: Option<PathBuf>,
+}
+
+impl WorkerOptions {
+    /// A worker of the coordinator at `coordinator`, everything else left to the machine.
+    #[must_use]
+    pub fn new(coordinator: impl Into<String>) -> Self {
+        Self {
+            coordinator: coordinator.into(),
+            name: format!("worker-{}", std::process::id()),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            vcores: None,
+            memory_limit_bytes: None,
+            work_dir: None,
+        }
+    }
+}
+
+/// Works until `shutdown` (and the SIGTERM or SIGINT that comes with it): running tasks then end, or are handed back.
+///
+/// Joins again as a new executor whenever the old one stopped, for as long as it takes; `joined` is called each time.
+///
+/// # Errors
+/// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when other machines
+/// could reach this one or an option does not fit, [`WorkerError::Folder`] when there is no place for shuffles.
+pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: impl Fn(&str)) -> Result<()> {
+    if !options.host.is_loopback() {
+        return Err(WorkerError::Invalid(format!(
+            "the worker may not listen on {}: its ports cannot ask who calls, and whoever reaches them could run code \
+             here; listen on 127.0.0.1",
+            options.host
+        )));
+    }
+    let base = options.work_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
+    let folder = WorkFolder::create(&base)?;
+    let environment = Environment::open(folder.path())?;
+    let vcores = options.vcores.unwrap_or_else(cores);
+    let request = JoinRequest { name: options.name.clone(), vcores: vcores as u32 };
+    while !shutdown.is_cancelled() {
+        let Some(reply) = join(&options.coordinator, &request, &shutdown).await? else { break };
+        let executor = executor(&options, &environment, &folder, &reply, vcores)?;
+        let id = executor.executor_id.clone();
+        // The flag belongs to the process, and the executor before this one raised it when it stopped.
+        TERMINATING.store(false, Ordering::Release);
+        tracing::info!(executor = %id, scheduler = %format!("{}:{}", reply.scheduler_host, reply.scheduler_port), "joins");
+        joined(&id);
+        let drained = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            ended = start_executor_process(Arc::new(executor)) => match ended {
+                Ok(()) => tracing::info!(executor = %id, "the executor stopped"),
+                Err(error) => tracing::warn!(executor = %id, %error, "the executor stopped"),
+            },
+            () = drained => tracing::warn!("tasks did not end in time; the coordinator runs them elsewhere"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn executor(
+    options: &WorkerOptions,
+    environment: &Environment,
+    folder: &WorkFolder,
+    reply: &JoinReply,
+    vcores: usize,
+) -> Result<ExecutorProcessConfig> {
+    let [port, grpc_port] = free_ports(options.host)?;
+    let id = uuid::Uuid::new_v4().to_string();
+    let work_dir = folder.path().join(&id);
+    std::fs::create_dir_all(&work_dir).map_err(|source| WorkerError::Folder { path: work_dir.clone(), source })?;
+    let scheduler_port = u16::try_from(reply.scheduler_port)
+        .map_err(|_| WorkerError::Invalid(format!("the coordinator names port {}", reply.scheduler_port)))?;
+    let mut config = ExecutorProcessConfig {
+        executor_id: id,
+        bind_host: options.host.to_string(),
+        external_host: Some(options.host.to_string()),
+        port,
+        grpc_port,
+        scheduler_host: reply.scheduler_host.clone(),
+        scheduler_port,
+        vcores,
+        task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        work_dir: Some(work_dir.to_string_lossy().into_owned()),
+        executor_heartbeat_interval_seconds: reply.heartbeat_seconds.max(1),
+        memory_pool_size: options.memory_limit_bytes,
+        grpc_max_decoding_message_size: MESSAGE_BYTES_MAX,
+        grpc_max_encoding_message_size: MESSAGE_BYTES_MAX,
+        ..ExecutorProcessConfig::default()
+    };
+    config.override_execution_engine = Some(Arc::new(StepEngine::new()));
+    config.override_function_registry = Some(Arc::clone(&environment.functions));
+    config.override_runtime_producer = Some(Arc::clone(&environment.runtime));
+    config.override_config_producer = Some(Arc::clone(&environment.config));
+    config.override_physical_codec = Some(environment.codec.clone());
+    Ok(config)
+}
+
+/// Two ports that nobody listens on. Another process may take one before the executor does; it then stops, and the
+/// worker tries again with others.
+fn free_ports(host: IpAddr) -> Result<[u16; 2]> {
+    let listen = || TcpListener::bind((host, 0)).and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
+    let none = |error| WorkerError::Invalid(format!("no port is free on {host}: {error}"));
+    let ((first, one), (second, two)) = (listen().map_err(none)?, listen().map_err(none)?);
+    drop((one, two));
+    Ok([first, second])
+}
