@@ -43,7 +43,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Catalogue and warehouse
-    #[arg(long, global = true, value_name = "DIR", env = "CORPUSMILL_HOME", default_value = "corpusmill-data")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "CORPUSMILL_HOME",
+        default_value = "corpusmill-data"
+    )]
     pub(crate) home: PathBuf,
     /// How results are written to standard output; all else goes to standard error
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
@@ -102,7 +108,9 @@ A run that was interrupted, or whose machine died, goes on where it stopped when
         corpus: CorpusVersion,
     },
     /// Reads a version back, and checks every shard's bytes and the digest of its rows
-    #[command(after_help = "Examples:\n  corpusmill verify mod_text\n  corpusmill verify mod_text@3\n\nExit code 4 says that something is damaged.")]
+    #[command(
+        after_help = "Examples:\n  corpusmill verify mod_text\n  corpusmill verify mod_text@3\n\nExit code 4 says that something is damaged."
+    )]
     Verify {
         /// The corpus, and the version where it is not the latest
         #[arg(value_name = "CORPUS[@VERSION]")]
@@ -247,13 +255,20 @@ impl FromStr for CorpusVersion {
             None => (text, None),
             Some((name, version)) => match version.parse() {
                 Ok(version) => (name, Some(version)),
-                Err(_) => return Err(format!("`{version}` is no version: a whole number, as `corpusmill corpora` shows")),
+                Err(_) => {
+                    return Err(format!(
+                        "`{version}` is no version: a whole number, as `corpusmill corpora` shows"
+                    ));
+                }
             },
         };
         if name.is_empty() {
             return Err("the name of the corpus is missing".to_owned());
         }
-        Ok(Self { name: name.to_owned(), version })
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+        })
     }
 }
 
@@ -309,10 +324,25 @@ mod tests {
         assert_eq!(size("8GiB"), Ok(8 << 30));
         assert_eq!(size("2 gb"), Ok(2 << 30));
         assert!(size("12").is_err() && size("lots").is_err() && size("99999999T").is_err());
-        assert_eq!(moment("2026-11-01").unwrap(), moment("2026-11-01T08:00:00+08:00").unwrap());
+        assert_eq!(
+            moment("2026-11-01").unwrap(),
+            moment("2026-11-01T08:00:00+08:00").unwrap()
+        );
         assert!(moment("yesterday").is_err());
-        assert_eq!("a@3".parse(), Ok(CorpusVersion { name: "a".into(), version: Some(3) }));
-        assert_eq!("a".parse(), Ok(CorpusVersion { name: "a".into(), version: None }));
+        assert_eq!(
+            "a@3".parse(),
+            Ok(CorpusVersion {
+                name: "a".into(),
+                version: Some(3)
+            })
+        );
+        assert_eq!(
+            "a".parse(),
+            Ok(CorpusVersion {
+                name: "a".into(),
+                version: None
+            })
+        );
         assert!("a@latest".parse::<CorpusVersion>().unwrap_err().contains("`latest`"));
     }
 }

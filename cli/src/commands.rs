@@ -35,7 +35,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         .context("cannot start the threads of the program")?;
     let ended = runtime.block_on(async {
         // A task of its own: the main thread's stack is the system's choice.
-        tokio::spawn(dispatch(cli)).await.context("the program failed in a way that it should not; please report it")?
+        tokio::spawn(dispatch(cli))
+            .await
+            .context("the program failed in a way that it should not; please report it")?
     });
     // What still runs in the background was cancelled; it need not be waited for.
     runtime.shutdown_background();
@@ -127,7 +129,10 @@ impl Session {
             ..self.options()
         })
         .await?;
-        let mut sink = Printer { results: self.results(), progress: self.progress.clone() };
+        let mut sink = Printer {
+            results: self.results(),
+            progress: self.progress.clone(),
+        };
         for (text, origin) in scripts {
             let ended = coordinator.run_script(&text, &origin, &mut sink).await;
             self.progress.clear();
@@ -186,10 +191,16 @@ impl Session {
             ExportFormat::Megatron => Format::Megatron,
             ExportFormat::Parquet => Format::Parquet,
         };
-        let columns = if options.columns.is_empty() { None } else { Some(options.columns.clone()) };
+        let columns = if options.columns.is_empty() {
+            None
+        } else {
+            Some(options.columns.clone())
+        };
         let wanted = ExportOptions {
             columns,
-            file_bytes: options.file_size.map_or(ExportOptions::default().file_bytes, |bytes| bytes as u64),
+            file_bytes: options
+                .file_size
+                .map_or(ExportOptions::default().file_bytes, |bytes| bytes as u64),
             ..ExportOptions::default()
         };
         let (began, total) = (Instant::now(), reader.manifest().rows);
@@ -206,7 +217,8 @@ impl Session {
             }
         };
         self.progress.clear();
-        self.results().record(&written, || report::exported(&written, &options.to))
+        self.results()
+            .record(&written, || report::exported(&written, &options.to))
     }
 
     async fn generate(self, options: Generate) -> Result<()> {
@@ -233,7 +245,8 @@ impl Session {
                 Ok(())
             }
             generate::Outcome::Written(dataset) => {
-                self.progress.line(&format!("{shown}: written in {}", units::duration(began.elapsed())));
+                self.progress
+                    .line(&format!("{shown}: written in {}", units::duration(began.elapsed())));
                 self.results().record(&dataset, || report::dataset(&dataset))
             }
         }
@@ -261,7 +274,9 @@ pub(crate) fn scripts(command: Option<&str>, files: &[PathBuf]) -> Result<Vec<(S
 fn read(file: &Path) -> Result<String> {
     if file == Path::new("-") {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read SQL from standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read SQL from standard input")?;
         return Ok(text);
     }
     let bytes = std::fs::read(file).with_context(|| format!("cannot read the SQL file {}", file.display()))?;
@@ -271,13 +286,20 @@ fn read(file: &Path) -> Result<String> {
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-            bail!("{}:{line}: the SQL file is not UTF-8 (byte {at}); save it as UTF-8", file.display())
+            bail!(
+                "{}:{line}: the SQL file is not UTF-8 (byte {at}); save it as UTF-8",
+                file.display()
+            )
         }
     }
 }
 
 fn origin(file: &PathBuf) -> String {
-    if file == Path::new("-") { "<standard input>".to_owned() } else { file.display().to_string() }
+    if file == Path::new("-") {
+        "<standard input>".to_owned()
+    } else {
+        file.display().to_string()
+    }
 }
 
 /// Prints what statements give back.
@@ -318,5 +340,9 @@ fn unwrap(error: anyhow::Error) -> CoordinatorError {
         Ok(error) => error,
         Err(error) => std::io::Error::other(error.to_string()),
     };
-    CoordinatorError::Io { action: "write to", path: PathBuf::from("standard output"), source }
+    CoordinatorError::Io {
+        action: "write to",
+        path: PathBuf::from("standard output"),
+        source,
+    }
 }

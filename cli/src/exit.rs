@@ -83,8 +83,15 @@ mod tests {
     #[test]
     fn causes_are_shown_once() {
         let inner = anyhow!("no such file");
-        let shown = describe(&inner.context("cannot read a.csv: no such file").context("cannot run x.sql"));
-        assert_eq!(shown, "error: cannot run x.sql\n  because: cannot read a.csv: no such file\n");
+        let shown = describe(
+            &inner
+                .context("cannot read a.csv: no such file")
+                .context("cannot run x.sql"),
+        );
+        assert_eq!(
+            shown,
+            "error: cannot run x.sql\n  because: cannot read a.csv: no such file\n"
+        );
     }
 
     #[test]
@@ -98,7 +105,10 @@ mod tests {
         assert_eq!(code(&anyhow::Error::from(failed)), EXPECTATION_FAILED);
         assert_eq!(code(&anyhow::Error::from(CoordinatorError::Cancelled)), INTERRUPTED);
         assert_eq!(code(&anyhow::Error::from(Stopped)), INTERRUPTED);
-        let locked = CoordinatorError::Locked { home: "h".into(), pid: "1".into() };
+        let locked = CoordinatorError::Locked {
+            home: "h".into(),
+            pid: "1".into(),
+        };
         assert_eq!(code(&Err::<(), _>(locked).context("run x.sql").unwrap_err()), BUSY);
         assert_eq!(code(&anyhow!("else")), FAILED);
     }

@@ -36,8 +36,8 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{Int32Array, Int64Array, StringArray};
 use serde::Serialize;
 
-pub use self::sink::Written;
 use self::sink::Sink;
+pub use self::sink::Written;
 use self::table::{Tables, batch, texts};
 use self::world::World;
 
@@ -122,7 +122,10 @@ pub fn generate(
     }
     let occupied = fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
     if occupied && !replace {
-        bail!("{} is not empty; choose another --out, or pass --force to replace what is in it", out.display());
+        bail!(
+            "{} is not empty; choose another --out, or pass --force to replace what is in it",
+            out.display()
+        );
     }
     let partial = partial_path(out)?;
     if partial.exists() {
@@ -147,7 +150,9 @@ pub fn generate(
 }
 
 fn partial_path(out: &Path) -> Result<PathBuf> {
-    let name = out.file_name().with_context(|| format!("--out {} does not name a folder", out.display()))?;
+    let name = out
+        .file_name()
+        .with_context(|| format!("--out {} does not name a folder", out.display()))?;
     let mut name = name.to_owned();
     name.push(".partial");
     Ok(out.with_file_name(name))
@@ -155,10 +160,18 @@ fn partial_path(out: &Path) -> Result<PathBuf> {
 
 /// True when the folder has this data set, by its `dataset.json`.
 fn holds(out: &Path, options: &Options) -> bool {
-    let Ok(text) = fs::read_to_string(out.join("dataset.json")) else { return false };
-    let Ok(found) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
-    let Ok(wanted) = serde_json::to_value(options) else { return false };
-    let same = wanted.as_object().is_some_and(|wanted| wanted.iter().all(|(key, value)| found.get(key) == Some(value)));
+    let Ok(text) = fs::read_to_string(out.join("dataset.json")) else {
+        return false;
+    };
+    let Ok(found) = serde_json::from_str::<serde_json::Value>(&text) else {
+        return false;
+    };
+    let Ok(wanted) = serde_json::to_value(options) else {
+        return false;
+    };
+    let same = wanted
+        .as_object()
+        .is_some_and(|wanted| wanted.iter().all(|(key, value)| found.get(key) == Some(value)));
     same && found.get("generator_version") == Some(&GENERATOR_VERSION.into())
 }
 
@@ -169,7 +182,12 @@ fn write_all(options: &Options, out: &Path, stop: &AtomicBool, progress: &dyn Fn
     let (pictures, written) = write_pictures(&world, options, out, stop, progress)?;
     tables.extend(written);
     write_json(&out.join("tokenizer.json"), &vocabulary::tokenizer_json(&world))?;
-    let dataset = Dataset { generator_version: GENERATOR_VERSION, options: options.clone(), tables, pictures };
+    let dataset = Dataset {
+        generator_version: GENERATOR_VERSION,
+        options: options.clone(),
+        tables,
+        pictures,
+    };
     write_json(&out.join("dataset.json"), &dataset)?;
     Ok(dataset)
 }
@@ -188,16 +206,30 @@ fn write_tables(
     stop: &AtomicBool,
     progress: &dyn Fn(u64),
 ) -> Result<BTreeMap<String, Written>> {
-    let mut sinks = Sinks { out, format: options.format, open: BTreeMap::new() };
+    let mut sinks = Sinks {
+        out,
+        format: options.format,
+        open: BTreeMap::new(),
+    };
     // Also with no posts at all there are files with the right columns.
     sinks.write(&table::of_posts(world, 0..0)?)?;
     let mut done = 0;
-    chunks(options.posts, stop, |range| table::of_posts(world, range), |rows, tables| {
-        done += rows;
-        progress(done);
-        sinks.write(&tables)
-    })?;
-    chunks(world.users, stop, |range| people::of_users(world, range), |_, tables| sinks.write(&tables))?;
+    chunks(
+        options.posts,
+        stop,
+        |range| table::of_posts(world, range),
+        |rows, tables| {
+            done += rows;
+            progress(done);
+            sinks.write(&tables)
+        },
+    )?;
+    chunks(
+        world.users,
+        stop,
+        |range| people::of_users(world, range),
+        |_, tables| sinks.write(&tables),
+    )?;
     sinks.write(&people::policies()?)?;
     sinks.write(&people::evals(world)?)?;
     sinks.finish()
@@ -225,7 +257,10 @@ impl Sinks<'_> {
     }
 
     fn finish(self) -> Result<BTreeMap<String, Written>> {
-        self.open.into_iter().map(|(name, sink)| Ok((name.to_owned(), sink.finish()?))).collect()
+        self.open
+            .into_iter()
+            .map(|(name, sink)| Ok((name.to_owned(), sink.finish()?)))
+            .collect()
     }
 }
 
@@ -238,7 +273,9 @@ fn chunks<T: Send>(
     make: impl Fn(std::ops::Range<u64>) -> Result<T> + Sync,
     mut take: impl FnMut(u64, T) -> Result<()>,
 ) -> Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(total.div_ceil(CHUNK));
+    let threads = std::thread::available_parallelism()
+        .map_or(1, |n| n.get() as u64)
+        .min(total.div_ceil(CHUNK));
     let range = |chunk: u64| chunk * CHUNK..((chunk + 1) * CHUNK).min(total);
     std::thread::scope(|scope| {
         let receivers: Vec<Receiver<Result<T>>> = (0..threads)
@@ -260,7 +297,9 @@ fn chunks<T: Send>(
             if stop.load(Ordering::Relaxed) {
                 bail!(Stopped);
             }
-            let made = receivers[(chunk % threads) as usize].recv().context("a generating thread panicked")??;
+            let made = receivers[(chunk % threads) as usize]
+                .recv()
+                .context("a generating thread panicked")??;
             let rows = range(chunk);
             take(rows.end - rows.start, made)?;
         }
@@ -302,12 +341,40 @@ fn write_pictures(
     }
     let count = rows.len() as u64;
     let table = batch(vec![
-        ("filename", texts(rows.iter().map(|(p, ..)| p.filename.as_str()).collect())),
-        ("copy_of?", Arc::new(rows.iter().map(|(p, ..)| p.copy_of.as_deref()).collect::<StringArray>())),
-        ("edit?", Arc::new(rows.iter().map(|(p, ..)| p.change.map(|c| c.name())).collect::<StringArray>())),
-        ("width", Arc::new(Int32Array::from_iter_values(rows.iter().map(|(_, (w, _), _)| *w as i32)))),
-        ("height", Arc::new(Int32Array::from_iter_values(rows.iter().map(|(_, (_, h), _)| *h as i32)))),
-        ("bytes", Arc::new(Int64Array::from_iter_values(rows.iter().map(|(.., bytes)| *bytes as i64)))),
+        (
+            "filename",
+            texts(rows.iter().map(|(p, ..)| p.filename.as_str()).collect()),
+        ),
+        (
+            "copy_of?",
+            Arc::new(rows.iter().map(|(p, ..)| p.copy_of.as_deref()).collect::<StringArray>()),
+        ),
+        (
+            "edit?",
+            Arc::new(
+                rows.iter()
+                    .map(|(p, ..)| p.change.map(|c| c.name()))
+                    .collect::<StringArray>(),
+            ),
+        ),
+        (
+            "width",
+            Arc::new(Int32Array::from_iter_values(
+                rows.iter().map(|(_, (w, _), _)| *w as i32),
+            )),
+        ),
+        (
+            "height",
+            Arc::new(Int32Array::from_iter_values(
+                rows.iter().map(|(_, (_, h), _)| *h as i32),
+            )),
+        ),
+        (
+            "bytes",
+            Arc::new(Int64Array::from_iter_values(
+                rows.iter().map(|(.., bytes)| *bytes as i64),
+            )),
+        ),
     ])?;
     let mut sink = Sink::new(&out.join("truth/media"), options.format, table.schema())?;
     sink.write(&table)?;
@@ -319,7 +386,12 @@ mod tests {
     use super::*;
 
     fn options(format: Format) -> Options {
-        Options { seed: 7, posts: 10_000, images: 6, format }
+        Options {
+            seed: 7,
+            posts: 10_000,
+            images: 6,
+            format,
+        }
     }
 
     fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -349,8 +421,22 @@ mod tests {
         };
         let first = run("a", &options(Format::Parquet));
         assert_eq!(first, run("b", &options(Format::Parquet)));
-        assert_ne!(first, run("c", &Options { seed: 8, ..options(Format::Parquet) }));
-        for name in ["posts/part-00000.parquet", "tokenizer.json", "truth/media/part-00000.parquet", "dataset.json"] {
+        assert_ne!(
+            first,
+            run(
+                "c",
+                &Options {
+                    seed: 8,
+                    ..options(Format::Parquet)
+                }
+            )
+        );
+        for name in [
+            "posts/part-00000.parquet",
+            "tokenizer.json",
+            "truth/media/part-00000.parquet",
+            "dataset.json",
+        ] {
             assert!(first.contains_key(name), "{name} is missing");
         }
         let csv = run("d", &options(Format::Csv));
@@ -365,7 +451,16 @@ mod tests {
         fs::write(folder.path().join("thesis.txt"), "do not lose").unwrap();
         let run = |replace| {
             let stop = AtomicBool::new(false);
-            generate(&Options { posts: 10, ..options(Format::Csv) }, folder.path(), replace, &stop, &|_| {})
+            generate(
+                &Options {
+                    posts: 10,
+                    ..options(Format::Csv)
+                },
+                folder.path(),
+                replace,
+                &stop,
+                &|_| {},
+            )
         };
         let error = run(false).unwrap_err().to_string();
         assert!(error.contains("is not empty") && error.contains("--force"), "{error}");

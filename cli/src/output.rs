@@ -27,7 +27,10 @@ pub(crate) struct Results<W: Write> {
 impl Results<BufWriter<io::Stdout>> {
     /// Results on standard output.
     pub(crate) fn stdout(output: Output) -> Self {
-        Self { output, out: BufWriter::new(io::stdout()) }
+        Self {
+            output,
+            out: BufWriter::new(io::stdout()),
+        }
     }
 }
 
@@ -76,7 +79,9 @@ impl<W: Write> Results<W> {
                 let mut rows = 0;
                 let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut self.out);
                 // The header is there also when no row is.
-                writer.write(&flat(&RecordBatch::new_empty(schema.clone()))?).map_err(unwrap_io)?;
+                writer
+                    .write(&flat(&RecordBatch::new_empty(schema.clone()))?)
+                    .map_err(unwrap_io)?;
                 while let Some(batch) = stream.next().await {
                     let batch = batch?;
                     rows += batch.num_rows() as u64;
@@ -139,7 +144,10 @@ impl<W: Write> Results<W> {
                 writeln!(self.out)?;
             }
             Output::Table | Output::Csv => {
-                let fields: Vec<Field> = columns.iter().map(|(name, _)| Field::new(*name, DataType::Utf8, false)).collect();
+                let fields: Vec<Field> = columns
+                    .iter()
+                    .map(|(name, _)| Field::new(*name, DataType::Utf8, false))
+                    .collect();
                 let arrays = columns
                     .iter()
                     .map(|(_, value)| Arc::new(StringArray::from_iter_values(records.iter().map(value))) as ArrayRef)
@@ -147,7 +155,9 @@ impl<W: Write> Results<W> {
                 let schema = Arc::new(Schema::new(fields));
                 let batch = RecordBatch::try_new(schema.clone(), arrays)?;
                 if self.output == Output::Csv {
-                    arrow::csv::Writer::new(&mut self.out).write(&batch).map_err(unwrap_io)?;
+                    arrow::csv::Writer::new(&mut self.out)
+                        .write(&batch)
+                        .map_err(unwrap_io)?;
                 } else {
                     self.page(&schema, &[batch])?;
                 }
@@ -210,21 +220,28 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
         }
     }
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::new(Schema::new(fields)),
+        columns,
+        &options,
+    )?)
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::array::Int64Array;
-    use arrow::array::types::Int32Type;
     use arrow::array::ListArray;
+    use arrow::array::types::Int32Type;
     use futures::stream;
 
     use super::*;
 
     async fn written(output: Output, batches: Vec<RecordBatch>) -> String {
         let schema = batches[0].schema();
-        let mut results = Results { output, out: Vec::new() };
+        let mut results = Results {
+            output,
+            out: Vec::new(),
+        };
         let rows = stream::iter(batches.into_iter().map(Ok::<_, anyhow::Error>));
         results.rows(schema, rows).await.unwrap();
         String::from_utf8(results.out).unwrap()
@@ -242,10 +259,19 @@ mod tests {
     #[tokio::test]
     async fn each_format_shows_lists_and_nulls() {
         let rows = || vec![batch(vec![Some(1), None])];
-        assert_eq!(written(Output::Csv, rows()).await, "id,tokens\n1,\"[1, 2]\"\n,\"[1, 2]\"\n");
-        assert_eq!(written(Output::Json, rows()).await, "[{\"id\":1,\"tokens\":[1,2]},{\"tokens\":[1,2]}]\n");
+        assert_eq!(
+            written(Output::Csv, rows()).await,
+            "id,tokens\n1,\"[1, 2]\"\n,\"[1, 2]\"\n"
+        );
+        assert_eq!(
+            written(Output::Json, rows()).await,
+            "[{\"id\":1,\"tokens\":[1,2]},{\"tokens\":[1,2]}]\n"
+        );
         let table = written(Output::Table, rows()).await;
-        assert!(table.contains("| NULL | [1, 2] |") && table.ends_with("2 rows\n"), "{table}");
+        assert!(
+            table.contains("| NULL | [1, 2] |") && table.ends_with("2 rows\n"),
+            "{table}"
+        );
     }
 
     #[tokio::test]

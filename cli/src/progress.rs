@@ -37,7 +37,11 @@ impl Progress {
             bar.set_style(spinner());
             bar
         });
-        Self { quiet, bar, state: Mutex::new(State::default()) }
+        Self {
+            quiet,
+            bar,
+            state: Mutex::new(State::default()),
+        }
     }
 
     /// Writes a line that stays.
@@ -70,7 +74,11 @@ impl Progress {
     /// Shows that `done` of `total` are done; `what` says of what.
     pub(crate) fn counted(&self, what: &str, done: u64, total: u64, elapsed: Duration) {
         let rate = units::count(units::per_second(done, elapsed));
-        self.moving(&format!("{} of {} {what}, {rate}/s", units::count(done), units::count(total)));
+        self.moving(&format!(
+            "{} of {} {what}, {rate}/s",
+            units::count(done),
+            units::count(total)
+        ));
     }
 
     /// Shows a moving line: in a log only now and then.
@@ -99,9 +107,16 @@ impl Progress {
 
     fn step_started(&self, step: &str, (number, of): (usize, usize), (splits, done): (usize, usize)) {
         let name = format!("step {number}/{of} {step}");
-        let already = if done > 0 { format!(", {done} finished by an earlier run") } else { String::new() };
+        let already = if done > 0 {
+            format!(", {done} finished by an earlier run")
+        } else {
+            String::new()
+        };
         self.line(&format!("  {name}: {splits} splits{already}"));
-        *self.state() = State { step: name, last_line: Some(Instant::now()) };
+        *self.state() = State {
+            step: name,
+            last_line: Some(Instant::now()),
+        };
     }
 }
 
@@ -112,30 +127,73 @@ fn spinner() -> ProgressStyle {
 impl Events for Progress {
     fn event(&self, event: Event) {
         match event {
-            Event::Statement { number, of, line, summary } => {
+            Event::Statement {
+                number,
+                of,
+                line,
+                summary,
+            } => {
                 if of > 1 {
                     self.line(&format!("[{number}/{of}] line {line}: {summary}"));
                 }
             }
-            Event::BuildStarted { object, build, steps, resumed } => {
-                let how = if resumed { "goes on from an earlier run" } else { "begins" };
+            Event::BuildStarted {
+                object,
+                build,
+                steps,
+                resumed,
+            } => {
+                let how = if resumed {
+                    "goes on from an earlier run"
+                } else {
+                    "begins"
+                };
                 self.line(&format!("{object}: build {build} {how}, {steps} steps"));
             }
-            Event::StepStarted { step, number, of, splits, splits_done, .. } => {
+            Event::StepStarted {
+                step,
+                number,
+                of,
+                splits,
+                splits_done,
+                ..
+            } => {
                 self.step_started(&step, (number, of), (splits, splits_done));
             }
-            Event::Progress { rows_read, rows_expected, bytes_read, rows_written, elapsed, .. } => {
+            Event::Progress {
+                rows_read,
+                rows_expected,
+                bytes_read,
+                rows_written,
+                elapsed,
+                ..
+            } => {
                 let step = self.state().step.clone();
-                let of = rows_expected.map(|rows| format!(" of {}", units::count(rows))).unwrap_or_default();
+                let of = rows_expected
+                    .map(|rows| format!(" of {}", units::count(rows)))
+                    .unwrap_or_default();
                 let (read, written) = (units::count(rows_read), units::count(rows_written));
                 let rate = units::count(units::per_second(rows_read, elapsed));
                 let size = units::bytes(bytes_read);
-                self.moving(&format!("  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s"));
+                self.moving(&format!(
+                    "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s"
+                ));
             }
-            Event::StepFinished { step, reused, rows_in, rows_out, bytes, elapsed, .. } => {
+            Event::StepFinished {
+                step,
+                reused,
+                rows_in,
+                rows_out,
+                bytes,
+                elapsed,
+                ..
+            } => {
                 self.clear();
                 if reused {
-                    self.line(&format!("  {step}: done by an earlier run, {} rows", units::count(rows_out)));
+                    self.line(&format!(
+                        "  {step}: done by an earlier run, {} rows",
+                        units::count(rows_out)
+                    ));
                 } else {
                     let (rows_in, rows_out) = (units::count(rows_in), units::count(rows_out));
                     let (size, time) = (units::bytes(bytes), units::duration(elapsed));

@@ -79,7 +79,10 @@ pub(crate) fn build(build: &BuildReport) -> String {
         build.digest,
         units::duration(build.elapsed),
     ));
-    lines.add(format_args!("  {:>12} rows came out of the query", units::count(build.rows_in)));
+    lines.add(format_args!(
+        "  {:>12} rows came out of the query",
+        units::count(build.rows_in)
+    ));
     for (reason, rows) in &build.drops {
         lines.add(format_args!("  {:>12} dropped: {reason}", units::count(*rows)));
     }
@@ -88,8 +91,15 @@ pub(crate) fn build(build: &BuildReport) -> String {
     }
     for expectation in build.expectations.iter().filter(|e| e.scope == "corpus") {
         let outcome = if expectation.passed { "held" } else { "DID NOT HOLD" };
-        let saw = expectation.observed.as_ref().map(|o| format!(", saw {o}")).unwrap_or_default();
-        lines.add(format_args!("  {:>12} {}: {}{saw}", outcome, expectation.name, expectation.condition));
+        let saw = expectation
+            .observed
+            .as_ref()
+            .map(|o| format!(", saw {o}"))
+            .unwrap_or_default();
+        lines.add(format_args!(
+            "  {:>12} {}: {}{saw}",
+            outcome, expectation.name, expectation.condition
+        ));
     }
     if let Some(note) = &build.note {
         lines.add(format_args!("  {note}"));
@@ -102,7 +112,11 @@ pub(crate) fn manifest(m: &Manifest) -> String {
     let mut lines = Lines(String::new());
     lines.add(format_args!("{}@{}", m.corpus, m.version));
     lines.add(format_args!("  rows          {}", units::count(m.rows)));
-    lines.add(format_args!("  size          {} in {} shards", units::bytes(m.bytes), m.shard_files.len()));
+    lines.add(format_args!(
+        "  size          {} in {} shards",
+        units::bytes(m.bytes),
+        m.shard_files.len()
+    ));
     lines.add(format_args!("  digest        {}", m.digest));
     lines.add(format_args!("  created       {}", m.created_at.to_rfc3339()));
     lines.add(format_args!("  logical time  {}", m.logical_time.to_rfc3339()));
@@ -116,23 +130,63 @@ pub(crate) fn manifest(m: &Manifest) -> String {
         let null = if field.is_nullable() { "" } else { " not null" };
         lines.add(format_args!("  {:<24} {}{null}", field.name(), field.data_type()));
     }
-    section(&mut lines, "inputs", m.inputs.iter().map(|i| {
-        let rows = i.rows.map(|r| format!(", {} rows", units::count(r))).unwrap_or_default();
-        format!("{:<24} {} ({}{rows})", i.name, i.location, i.version)
-    }));
-    section(&mut lines, "functions", m.functions.iter().map(|f| format!("{:<24} {}", f.name, f.digest)));
-    section(&mut lines, "steps", m.steps.iter().map(|s| {
-        let rows_in = s.rows_in.map(|r| format!("{} rows in, ", units::count(r))).unwrap_or_default();
-        format!("{:<24} {rows_in}{} out, {}", s.name, units::count(s.rows_out), units::bytes(s.bytes))
-    }));
-    section(&mut lines, "expectations", m.expectations.iter().map(|e| {
-        let saw = e.observed.as_ref().map(|o| format!(", saw {o}")).unwrap_or_default();
-        format!("{:<24} {} on violation {}: {}{saw}", e.name, e.condition, e.action, e.outcome)
-    }));
-    section(&mut lines, "dropped", m.drops.iter().map(|(why, rows)| format!("{:<24} {}", why, units::count(*rows))));
-    section(&mut lines, "quarantined", m.quarantined.iter().map(|(why, rows)| {
-        format!("{:<24} {}", why, units::count(*rows))
-    }));
+    section(
+        &mut lines,
+        "inputs",
+        m.inputs.iter().map(|i| {
+            let rows = i
+                .rows
+                .map(|r| format!(", {} rows", units::count(r)))
+                .unwrap_or_default();
+            format!("{:<24} {} ({}{rows})", i.name, i.location, i.version)
+        }),
+    );
+    section(
+        &mut lines,
+        "functions",
+        m.functions.iter().map(|f| format!("{:<24} {}", f.name, f.digest)),
+    );
+    section(
+        &mut lines,
+        "steps",
+        m.steps.iter().map(|s| {
+            let rows_in = s
+                .rows_in
+                .map(|r| format!("{} rows in, ", units::count(r)))
+                .unwrap_or_default();
+            format!(
+                "{:<24} {rows_in}{} out, {}",
+                s.name,
+                units::count(s.rows_out),
+                units::bytes(s.bytes)
+            )
+        }),
+    );
+    section(
+        &mut lines,
+        "expectations",
+        m.expectations.iter().map(|e| {
+            let saw = e.observed.as_ref().map(|o| format!(", saw {o}")).unwrap_or_default();
+            format!(
+                "{:<24} {} on violation {}: {}{saw}",
+                e.name, e.condition, e.action, e.outcome
+            )
+        }),
+    );
+    section(
+        &mut lines,
+        "dropped",
+        m.drops
+            .iter()
+            .map(|(why, rows)| format!("{:<24} {}", why, units::count(*rows))),
+    );
+    section(
+        &mut lines,
+        "quarantined",
+        m.quarantined
+            .iter()
+            .map(|(why, rows)| format!("{:<24} {}", why, units::count(*rows))),
+    );
     section(&mut lines, "sql", m.sql.lines().map(str::to_owned));
     lines.0
 }
@@ -174,7 +228,11 @@ pub(crate) fn verified(found: &VerifyReport) -> String {
 pub(crate) fn vacuumed(removed: &VacuumReport) -> String {
     let mut lines = Lines(String::new());
     let verb = if removed.dry_run { "would remove" } else { "removed" };
-    lines.add(format_args!("{verb} {} files, {}", units::count(removed.files.len() as u64), units::bytes(removed.bytes)));
+    lines.add(format_args!(
+        "{verb} {} files, {}",
+        units::count(removed.files.len() as u64),
+        units::bytes(removed.bytes)
+    ));
     for file in &removed.files {
         lines.add(format_args!("  {file}"));
     }
@@ -186,12 +244,21 @@ pub(crate) fn exported(written: &ExportReport, to: &str) -> String {
     let mut lines = Lines(String::new());
     let bytes = written.files.iter().map(|(_, bytes)| bytes).sum();
     let (rows, files) = (units::count(written.rows), units::count(written.files.len() as u64));
-    lines.add(format_args!("wrote {rows} rows in {files} files, {}, to {to}", units::bytes(bytes)));
+    lines.add(format_args!(
+        "wrote {rows} rows in {files} files, {}, to {to}",
+        units::bytes(bytes)
+    ));
     if written.masked > 0 {
-        lines.add(format_args!("left out {} rows that are masked", units::count(written.masked)));
+        lines.add(format_args!(
+            "left out {} rows that are masked",
+            units::count(written.masked)
+        ));
     }
     if written.empty > 0 {
-        lines.add(format_args!("left out {} rows without tokens", units::count(written.empty)));
+        lines.add(format_args!(
+            "left out {} rows without tokens",
+            units::count(written.empty)
+        ));
     }
     lines.0
 }
@@ -201,10 +268,17 @@ pub(crate) fn dataset(dataset: &Dataset) -> String {
     let mut lines = Lines(String::new());
     for (name, table) in &dataset.tables {
         let (rows, size) = (units::count(table.rows), units::bytes(table.bytes));
-        lines.add(format_args!("{name:<20} {rows:>12} rows {size:>10} in {} files", table.files));
+        lines.add(format_args!(
+            "{name:<20} {rows:>12} rows {size:>10} in {} files",
+            table.files
+        ));
     }
     if dataset.pictures > 0 {
-        lines.add(format_args!("{:<20} {:>12} files", "media", units::count(dataset.pictures)));
+        lines.add(format_args!(
+            "{:<20} {:>12} files",
+            "media",
+            units::count(dataset.pictures)
+        ));
     }
     lines.add(format_args!("tokenizer.json, dataset.json"));
     lines.0

@@ -22,7 +22,12 @@ the script on the coordinator, cleanly; the same command goes on from there.";
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
     /// The coordinator
-    #[arg(long, value_name = "URL", env = "CORPUSMILL_COORDINATOR", default_value = "http://127.0.0.1:50050")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CORPUSMILL_COORDINATOR",
+        default_value = "http://127.0.0.1:50050"
+    )]
     coordinator: String,
     /// SQL files, run one after the other; `-` is standard input
     #[arg(value_name = "FILE", required_unless_present = "command")]
@@ -41,7 +46,10 @@ pub(crate) async fn run(session: &Session, options: Submit) -> Result<()> {
     let here = std::env::current_dir().context("cannot tell which folder relative paths start from")?;
     let mut remote = Remote::connect(&options.coordinator).await?;
     let events: Arc<dyn Events> = session.progress.clone();
-    let mut sink = Printer { results: session.results(), progress: session.progress.clone() };
+    let mut sink = Printer {
+        results: session.results(),
+        progress: session.progress.clone(),
+    };
     for (text, origin) in scripts {
         let script = RemoteScript {
             text,
@@ -49,7 +57,9 @@ pub(crate) async fn run(session: &Session, options: Submit) -> Result<()> {
             base_dir: here.to_string_lossy().into_owned(),
             as_of: options.as_of,
         };
-        let ended = remote.run_script(script, &mut sink, &events, &session.interrupt.token).await;
+        let ended = remote
+            .run_script(script, &mut sink, &events, &session.interrupt.token)
+            .await;
         session.progress.clear();
         ended?;
     }

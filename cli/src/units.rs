@@ -43,7 +43,11 @@ pub(crate) fn duration(time: Duration) -> String {
 /// So many a second, whole; 0 before the first measurable moment has passed.
 pub(crate) fn per_second(number: u64, time: Duration) -> u64 {
     let seconds = time.as_secs_f64();
-    if seconds > 0.0 { (number as f64 / seconds) as u64 } else { 0 }
+    if seconds > 0.0 {
+        (number as f64 / seconds) as u64
+    } else {
+        0
+    }
 }
 
 #[cfg(test)]
@@ -52,8 +56,14 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        assert_eq!([count(0), count(999), count(1_000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([bytes(999), bytes(1_500), bytes(999_960), bytes(12_300_000)], ["999 B", "1.5 kB", "1.0 MB", "12.3 MB"]);
+        assert_eq!(
+            [count(0), count(999), count(1_000), count(1_234_567)],
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [bytes(999), bytes(1_500), bytes(999_960), bytes(12_300_000)],
+            ["999 B", "1.5 kB", "1.0 MB", "12.3 MB"]
+        );
         assert_eq!(duration(Duration::from_millis(850)), "0.9 s");
         assert_eq!(duration(Duration::from_secs(245)), "4 min 05 s");
         assert_eq!(duration(Duration::from_secs(7_380)), "2 h 03 min");

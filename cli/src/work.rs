@@ -21,7 +21,12 @@ tasks end, or the coordinator runs them elsewhere.";
 #[derive(Debug, Args)]
 pub(crate) struct Work {
     /// The coordinator
-    #[arg(long, value_name = "URL", env = "CORPUSMILL_COORDINATOR", default_value = "http://127.0.0.1:50050")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CORPUSMILL_COORDINATOR",
+        default_value = "http://127.0.0.1:50050"
+    )]
     coordinator: String,
     /// Where it listens for tasks and serves shuffles
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]

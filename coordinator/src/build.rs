@@ -94,7 +94,15 @@ impl<'a> Build<'a> {
             Some(version) => Some(layout.warehouse().manifest(corpus, version).await?),
             None => None,
         };
-        Ok(Self { workspace, session, statement, request, began: Instant::now(), log, base })
+        Ok(Self {
+            workspace,
+            session,
+            statement,
+            request,
+            began: Instant::now(),
+            log,
+            base,
+        })
     }
 
     /// Runs the build to its end.
@@ -120,13 +128,18 @@ impl<'a> Build<'a> {
             resumed: planned.resumed.is_some(),
         });
         let result = self.steps(&planned, &id).await;
+        let result = result.map_err(|error| error.of_build(&corpus.name, &id));
         if let Err(error) = &result {
             let (state, text) = match error {
                 CoordinatorError::Cancelled => (BuildState::Cancelled, None),
                 other => (BuildState::Failed, Some(with_sources(other))),
             };
             let expectations = self.workspace.take_evidence();
-            let end = BuildEnd { error: text, expectations, ..BuildEnd::default() };
+            let end = BuildEnd {
+                error: text,
+                expectations,
+                ..BuildEnd::default()
+            };
             self.workspace.catalog.end_build(&id, state, &end).await?;
         }
         result
@@ -153,9 +166,16 @@ impl<'a> Build<'a> {
     /// The newest build of the corpus, if it did not end in a version and computed the same statement.
     async fn stopped(&self, corpus: &CreateCorpus) -> Result<Option<BuildRow>> {
         let newest = self.workspace.catalog.builds_of(&corpus.name).await?.into_iter().next();
-        let asked = self.request.as_of.or(self.workspace.as_of).map(|time| time.timestamp_millis());
+        let asked = self
+            .request
+            .as_of
+            .or(self.workspace.as_of)
+            .map(|time| time.timestamp_millis());
         Ok(newest.filter(|row| {
-            let open = matches!(row.state, BuildState::Running | BuildState::Cancelled | BuildState::Failed);
+            let open = matches!(
+                row.state,
+                BuildState::Running | BuildState::Cancelled | BuildState::Failed
+            );
             open && row.sql_digest == digest(&self.statement.text.text)
                 && asked.is_none_or(|asked| asked == row.logical_ms)
         }))
@@ -167,7 +187,10 @@ impl<'a> Build<'a> {
         objects.take_seen();
         let first = CorpusPlan::new(self.session, self.statement, corpus).await?;
         let seen = objects.take_seen();
-        let mode = views::Mode { full: self.request.full, dry: false };
+        let mode = views::Mode {
+            full: self.request.full,
+            dry: false,
+        };
         let views = views::freshen(self.workspace, self.session, &seen.views, logical, mode).await?;
         // Planned again when a view has new files: the plan names them.
         let plan = if views.iter().any(|step| !step.reused) {
@@ -189,7 +212,16 @@ impl<'a> Build<'a> {
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let fingerprint = plan_digest(&annotated, &parts);
-        Ok(Planned { plan, physical, inputs, fingerprint, functions, views, logical, resumed: None })
+        Ok(Planned {
+            plan,
+            physical,
+            inputs,
+            fingerprint,
+            functions,
+            views,
+            logical,
+            resumed: None,
+        })
     }
 
     async fn physical(&self, plan: &datafusion::logical_expr::LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
@@ -261,11 +293,21 @@ impl<'a> Build<'a> {
     async fn steps(&mut self, planned: &Planned, id: &str) -> Result<BuildReport> {
         if let Some(version) = self.log.version_of(id).await? {
             // It was stopped between its commit and the catalogue.
-            let manifest = self.workspace.layout.warehouse().manifest(&planned.plan.corpus.name, version).await?;
-            return self.finish(planned, id, &manifest, BuildState::Committed, vec![], None).await;
+            let manifest = self
+                .workspace
+                .layout
+                .warehouse()
+                .manifest(&planned.plan.corpus.name, version)
+                .await?;
+            return self
+                .finish(planned, id, &manifest, BuildState::Committed, vec![], None)
+                .await;
         }
         let (receipts, step) = self.shards(planned, id).await?;
-        self.workspace.catalog.commit_step(id, planned.views.len() as u32, &step).await?;
+        self.workspace
+            .catalog
+            .commit_step(id, planned.views.len() as u32, &step)
+            .await?;
         let mut steps = planned.views.clone();
         steps.push(step);
         let expectations = gate::judge(self, planned, id, &receipts).await?;
@@ -279,10 +321,13 @@ impl<'a> Build<'a> {
             );
             self.discard(&manifest).await?;
             let base = base.clone();
-            return self.finish(planned, id, &base, BuildState::Unchanged, steps, Some(note)).await;
+            return self
+                .finish(planned, id, &base, BuildState::Unchanged, steps, Some(note))
+                .await;
         }
         self.publish(planned, id, &mut manifest).await?;
-        self.finish(planned, id, &manifest, BuildState::Committed, steps, None).await
+        self.finish(planned, id, &manifest, BuildState::Committed, steps, None)
+            .await
     }
 
     /// Makes the shards that have no receipt yet, and takes one receipt for each.
@@ -335,10 +380,7 @@ impl<'a> Build<'a> {
         Ok((receipts, step))
     }
 
-    async fn receipts(
-        &self,
-        folder: &object_store::path::Path,
-    ) -> Result<std::collections::BTreeMap<u32, Receipt>> {
+    async fn receipts(&self, folder: &object_store::path::Path) -> Result<std::collections::BTreeMap<u32, Receipt>> {
         Receipt::collect(self.workspace.layout.store(), folder)
             .await
             .map_err(|error| CoordinatorError::engine(&self.place(), self.workspace.location(), error.into()))
@@ -347,7 +389,11 @@ impl<'a> Build<'a> {
     async fn run_shards(&self, planned: &Planned, id: &str, target: ShardTarget) -> Result<()> {
         let all = target.splits.len() == planned.plan.options.shards as usize;
         let logical = planned.plan.annotated(self.session, &target.splits).await?;
-        let physical = if all { Arc::clone(&planned.physical) } else { self.physical(&logical).await? };
+        let physical = if all {
+            Arc::clone(&planned.physical)
+        } else {
+            self.physical(&logical).await?
+        };
         let state = self.session.context().state();
         let partitions = state.config().target_partitions();
         let sink = planned.plan.sink(physical, target, partitions)?;
@@ -376,9 +422,10 @@ impl<'a> Build<'a> {
             add: &manifest.shard_files,
             remove: self.base.as_ref().map_or(&[], |base| &base.shard_files),
             schema: &planned.plan.schema,
-            new_schema: self.base.as_ref().is_some_and(|base| {
-                base.columns != manifest.columns || base.partition_by != manifest.partition_by
-            }),
+            new_schema: self
+                .base
+                .as_ref()
+                .is_some_and(|base| base.columns != manifest.columns || base.partition_by != manifest.partition_by),
             partition_by: &planned.plan.corpus.partitioned_by,
             manifest: &path,
             time_ms: now_ms(),
@@ -416,7 +463,10 @@ impl<'a> Build<'a> {
             expectations: report.expectations.clone(),
             ..BuildEnd::default()
         };
-        self.workspace.catalog.end_build(&report.build, report.state, &end).await
+        self.workspace
+            .catalog
+            .end_build(&report.build, report.state, &end)
+            .await
     }
 
     fn report(
@@ -437,9 +487,7 @@ impl<'a> Build<'a> {
             bytes: manifest.bytes,
             shards: manifest.shard_files.len(),
             digest: manifest.digest.to_string(),
-            rows_in: manifest.rows
-                + manifest.drops.values().sum::<u64>()
-                + manifest.quarantined.values().sum::<u64>(),
+            rows_in: manifest.rows + manifest.drops.values().sum::<u64>() + manifest.quarantined.values().sum::<u64>(),
             drops: manifest.drops.clone(),
             quarantined: manifest.quarantined.clone(),
             expectations: manifest.expectations.iter().map(gate::as_report).collect(),

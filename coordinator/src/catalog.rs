@@ -40,10 +40,19 @@ impl Catalog {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
-        let fail = |source| CoordinatorError::Catalog { path: path.to_owned(), source };
-        let pool =
-            SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(fail)?;
-        let catalog = Self { path: path.to_owned(), pool };
+        let fail = |source| CoordinatorError::Catalog {
+            path: path.to_owned(),
+            source,
+        };
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await
+            .map_err(fail)?;
+        let catalog = Self {
+            path: path.to_owned(),
+            pool,
+        };
         catalog.migrate().await?;
         Ok(catalog)
     }
@@ -53,14 +62,21 @@ impl Catalog {
         match MIGRATIONS.run(&self.pool).await {
             Ok(()) => Ok(()),
             Err(MigrateError::VersionMissing(found) | MigrateError::VersionTooNew(found, _)) => {
-                Err(CoordinatorError::NewerCatalog { path: self.path.clone(), found, known })
+                Err(CoordinatorError::NewerCatalog {
+                    path: self.path.clone(),
+                    found,
+                    known,
+                })
             }
             Err(error) => Err(self.fail(sqlx::Error::Migrate(Box::new(error)))),
         }
     }
 
     fn fail(&self, source: sqlx::Error) -> CoordinatorError {
-        CoordinatorError::Catalog { path: self.path.clone(), source }
+        CoordinatorError::Catalog {
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -87,7 +103,10 @@ mod tests {
         .unwrap();
         drop(catalog);
         let error = Catalog::open(&path).await.unwrap_err();
-        assert!(matches!(error, CoordinatorError::NewerCatalog { found: 9999, .. }), "{error:?}");
+        assert!(
+            matches!(error, CoordinatorError::NewerCatalog { found: 9999, .. }),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("catalog.sqlite"), "{error}");
     }
 
@@ -95,7 +114,11 @@ mod tests {
     async fn a_file_that_is_no_catalogue_is_named() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("catalog.sqlite");
-        std::fs::write(&path, "this is not a database, and long enough to have a header of one hundred bytes or more, is it not?").unwrap();
+        std::fs::write(
+            &path,
+            "this is not a database, and long enough to have a header of one hundred bytes or more, is it not?",
+        )
+        .unwrap();
         let error = Catalog::open(&path).await.unwrap_err();
         assert!(error.to_string().contains("catalog.sqlite"), "{error}");
     }

@@ -15,6 +15,7 @@
 mod client;
 mod evidence;
 mod job;
+mod ledger;
 mod listen;
 mod progress;
 mod runner;

@@ -43,7 +43,12 @@ impl Coordinator {
         })?;
         let catalog = Catalog::open(&layout.catalog()).await?;
         let workspace = Workspace::new(catalog, layout, &options);
-        Ok(Self { options, workspace, lock: Mutex::new(None), writing: tokio::sync::Mutex::new(()) })
+        Ok(Self {
+            options,
+            workspace,
+            lock: Mutex::new(None),
+            writing: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Runs the statements of `text` in order, and hands `sink` what each gives back; stops at the first error.

@@ -35,7 +35,10 @@ impl CorpusOptions {
     /// # Errors
     /// [`CoordinatorError::Invalid`] for an option that is unknown, with the nearest, or a value out of range.
     pub(crate) fn parse(corpus: &CreateCorpus) -> Result<Self> {
-        let mut options = Self { shards: 16, block_rows: corpusmill_corpus::BLOCK_ROWS };
+        let mut options = Self {
+            shards: 16,
+            block_rows: corpusmill_corpus::BLOCK_ROWS,
+        };
         for (key, value) in &corpus.options {
             match key.as_str() {
                 "shards" => options.shards = number(corpus, key, value, SHARDS_MAX)? as u32,
@@ -56,10 +59,14 @@ impl CorpusOptions {
 }
 
 fn number(corpus: &CreateCorpus, key: &str, value: &str, most: u64) -> Result<u64> {
-    value.parse().ok().filter(|number| (1..=most).contains(number)).ok_or_else(|| {
-        CoordinatorError::Invalid(format!(
-            "corpus {}: option {key} = '{value}' must be a whole number from 1 to {most}",
-            corpus.name
-        ))
-    })
+    value
+        .parse()
+        .ok()
+        .filter(|number| (1..=most).contains(number))
+        .ok_or_else(|| {
+            CoordinatorError::Invalid(format!(
+                "corpus {}: option {key} = '{value}' must be a whole number from 1 to {most}",
+                corpus.name
+            ))
+        })
 }

@@ -7,14 +7,12 @@
 
 use std::sync::Arc;
 
-use corpusmill_corpus::{columns_of, arrow_schema};
+use corpusmill_corpus::{arrow_schema, columns_of};
 use corpusmill_operators::{
-    CLASS, Destination, HASH, Reason, ReasonAction, SHARD, Screen, ScreenSpec, ShardSink, VERDICT,
-    WriteShards, key_hash_udf, key_shard_udf, warn_column,
+    CLASS, Destination, HASH, Reason, ReasonAction, SHARD, Screen, ScreenSpec, ShardSink, VERDICT, WriteShards,
+    key_hash_udf, key_shard_udf, warn_column,
 };
-use corpusmill_sql::{
-    CreateCorpus, Expectation, ExpectationScope, Session, SqlText, Statement, ViolationAction,
-};
+use corpusmill_sql::{CreateCorpus, Expectation, ExpectationScope, Session, SqlText, Statement, ViolationAction};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use datafusion::common::{Column, ScalarValue};
@@ -69,17 +67,28 @@ impl CorpusPlan {
         let rows = to_microseconds(plan)?;
         let schema = stored(corpus, &rows)?;
         check_columns(corpus, &schema)?;
-        Ok(Self { corpus: corpus.clone(), options, rows, schema })
+        Ok(Self {
+            corpus: corpus.clone(),
+            options,
+            rows,
+            schema,
+        })
     }
 
     /// Row expectations, in order.
     pub(crate) fn row_expectations(&self) -> impl Iterator<Item = &Expectation> {
-        self.corpus.expectations.iter().filter(|e| e.scope == ExpectationScope::Row)
+        self.corpus
+            .expectations
+            .iter()
+            .filter(|e| e.scope == ExpectationScope::Row)
     }
 
     /// Corpus expectations, in order.
     pub(crate) fn corpus_expectations(&self) -> impl Iterator<Item = &Expectation> {
-        self.corpus.expectations.iter().filter(|e| e.scope == ExpectationScope::Corpus)
+        self.corpus
+            .expectations
+            .iter()
+            .filter(|e| e.scope == ExpectationScope::Corpus)
     }
 
     fn reasons(&self) -> Vec<Reason> {
@@ -90,7 +99,10 @@ impl CorpusPlan {
             ViolationAction::Warn => ReasonAction::Warn,
         };
         self.row_expectations()
-            .map(|e| Reason { name: e.name.clone(), action: action(e.action) })
+            .map(|e| Reason {
+                name: e.name.clone(),
+                action: action(e.action),
+            })
             .collect()
     }
 
@@ -110,9 +122,10 @@ impl CorpusPlan {
             .map(|(index, expectation)| (condition_column(index), expectation.condition.clone()))
             .collect();
         let rows = builder.build()?;
-        let judged = session.plan_row_conditions(rows, &self.corpus.name, &conditions).await?;
-        let mut columns: Vec<Expr> =
-            self.schema.fields().iter().map(|field| own(field.name())).collect();
+        let judged = session
+            .plan_row_conditions(rows, &self.corpus.name, &conditions)
+            .await?;
+        let mut columns: Vec<Expr> = self.schema.fields().iter().map(|field| own(field.name())).collect();
         columns.push(self.hash().alias(HASH));
         columns.push(self.shard_of(self.hash()).alias(SHARD));
         columns.push(self.verdict()?.alias(VERDICT));
@@ -136,10 +149,14 @@ impl CorpusPlan {
     fn verdict(&self) -> Result<Expr> {
         let none = lit(ScalarValue::Int32(None));
         let reasons = self.reasons();
-        let mut deciding =
-            reasons.iter().enumerate().filter(|(_, reason)| reason.action != ReasonAction::Warn);
+        let mut deciding = reasons
+            .iter()
+            .enumerate()
+            .filter(|(_, reason)| reason.action != ReasonAction::Warn);
         let broken = |index: usize| own(&condition_column(index)).is_not_true();
-        let Some((first, _)) = deciding.next() else { return Ok(none) };
+        let Some((first, _)) = deciding.next() else {
+            return Ok(none);
+        };
         let mut case = when(broken(first), lit(first as i32));
         for (index, _) in deciding {
             case = case.when(broken(index), lit(index as i32));
@@ -159,7 +176,11 @@ impl CorpusPlan {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let keys = self.corpus.primary_key.clone();
         let reasons = self.reasons();
-        let spec = ScreenSpec { keys: keys.clone(), reasons: reasons.clone(), splits: target.splits.clone() };
+        let spec = ScreenSpec {
+            keys: keys.clone(),
+            reasons: reasons.clone(),
+            splits: target.splits.clone(),
+        };
         let screen: Arc<dyn ExecutionPlan> = Arc::new(Screen::try_new(annotated, Arc::new(spec))?);
         let sources = screen.output_partitioning().partition_count();
         let schema = screen.schema();
@@ -167,11 +188,11 @@ impl CorpusPlan {
             Ok(Arc::new(PhysicalColumn::new_with_schema(name, &schema)?))
         };
         let partitions = partitions.clamp(1, target.splits.len().max(1));
-        let exchange = RepartitionExec::try_new(
-            screen,
-            Partitioning::Hash(vec![column(SHARD)?], partitions),
-        )?;
-        let options = SortOptions { descending: false, nulls_first: true };
+        let exchange = RepartitionExec::try_new(screen, Partitioning::Hash(vec![column(SHARD)?], partitions))?;
+        let options = SortOptions {
+            descending: false,
+            nulls_first: true,
+        };
         let order = [SHARD, CLASS, HASH]
             .into_iter()
             .chain(keys.iter().map(String::as_str))
@@ -242,7 +263,10 @@ fn stored(corpus: &CreateCorpus, rows: &LogicalPlan) -> Result<SchemaRef> {
 }
 
 fn check_columns(corpus: &CreateCorpus, schema: &Schema) -> Result<()> {
-    let clauses = [("PRIMARY KEY", &corpus.primary_key), ("PARTITIONED BY", &corpus.partitioned_by)];
+    let clauses = [
+        ("PRIMARY KEY", &corpus.primary_key),
+        ("PARTITIONED BY", &corpus.partitioned_by),
+    ];
     for (clause, columns) in clauses {
         for name in columns {
             let Ok(field) = schema.field_with_name(name) else {
@@ -277,8 +301,8 @@ fn check_columns(corpus: &CreateCorpus, schema: &Schema) -> Result<()> {
 }
 
 fn fits(clause: &str, data_type: &DataType) -> bool {
-    let partition = data_type.is_integer()
-        || matches!(data_type, DataType::Utf8 | DataType::Boolean | DataType::Date32);
+    let partition =
+        data_type.is_integer() || matches!(data_type, DataType::Utf8 | DataType::Boolean | DataType::Date32);
     let key = matches!(
         data_type,
         DataType::Binary | DataType::Timestamp(..) | DataType::Decimal128(..)

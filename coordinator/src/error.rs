@@ -20,7 +20,9 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Sql(#[from] SqlError),
     /// An expectation with the action FAIL BUILD did not hold: nothing was published.
-    #[error("corpus {corpus}: expectation `{expectation}` failed the build: {detail}; nothing was published (build {build}, see SHOW BUILDS)")]
+    #[error(
+        "corpus {corpus}: expectation `{expectation}` failed the build: {detail}; nothing was published (build {build}, see SHOW BUILDS)"
+    )]
     ExpectationFailed {
         /// The corpus.
         corpus: String,
@@ -59,7 +61,9 @@ pub enum CoordinatorError {
         pid: String,
     },
     /// Another writer committed to the same corpus first.
-    #[error("corpus {corpus}: another writer committed a version while this build ran (expected to publish version {version}): run the statement again")]
+    #[error(
+        "corpus {corpus}: another writer committed a version while this build ran (expected to publish version {version}): run the statement again"
+    )]
     Conflict {
         /// The corpus.
         corpus: String,
@@ -86,7 +90,9 @@ pub enum CoordinatorError {
         source: sqlx::Error,
     },
     /// The disk is full.
-    #[error("{place}: no space left on the device that holds {location}; free some space and run the same statement again: it goes on from the last finished split")]
+    #[error(
+        "{place}: no space left on the device that holds {location}; free some space and run the same statement again: it goes on from the last finished split"
+    )]
     DiskFull {
         /// The statement: what was being built.
         place: String,
@@ -187,7 +193,10 @@ impl CoordinatorError {
     /// Puts an error of the engine in its place: ours are unpacked, a full disk is called so.
     pub(crate) fn engine(place: &str, location: &str, error: DataFusionError) -> Self {
         if is_disk_full(&error) {
-            return Self::DiskFull { place: place.to_owned(), location: location.to_owned() };
+            return Self::DiskFull {
+                place: place.to_owned(),
+                location: location.to_owned(),
+            };
         }
         match find_operator(&error) {
             Some((message, transient)) => Self::Operator {
@@ -200,10 +209,33 @@ impl CoordinatorError {
         }
     }
 
+    /// A row that breaks an expectation with the action FAIL BUILD fails the build as a corpus expectation does.
+    pub(crate) fn of_build(self, corpus: &str, build: &str) -> Self {
+        let Self::Operator { source, .. } = &self else {
+            return self;
+        };
+        match operator_in(source) {
+            Some(OperatorError::Violation {
+                expectation,
+                rows,
+                examples,
+            }) => Self::ExpectationFailed {
+                corpus: corpus.to_owned(),
+                build: build.to_owned(),
+                expectation: expectation.clone(),
+                detail: format!("{rows} row(s) of a batch break it, for example {examples}"),
+            },
+            _ => self,
+        }
+    }
+
     /// The same for errors that are one of ours already.
     pub(crate) fn at(self, place: &str, location: &str) -> Self {
         if is_disk_full(&self) {
-            return Self::DiskFull { place: place.to_owned(), location: location.to_owned() };
+            return Self::DiskFull {
+                place: place.to_owned(),
+                location: location.to_owned(),
+            };
         }
         self
     }
@@ -221,7 +253,10 @@ fn is_disk_full(error: &(dyn StdError + 'static)) -> bool {
     while let Some(error) = next {
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|io| {
-            matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            matches!(
+                io.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
         }) {
             return true;
         }
@@ -238,10 +273,14 @@ fn is_disk_full(error: &(dyn StdError + 'static)) -> bool {
 
 /// What an operator of ours said, when one is the cause of `error`, and whether a retry may help.
 fn find_operator(error: &DataFusionError) -> Option<(String, bool)> {
+    operator_in(error).map(|operator| (with_sources(operator), operator.retry()))
+}
+
+fn operator_in(error: &DataFusionError) -> Option<&OperatorError> {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(operator) = error.downcast_ref::<OperatorError>() {
-            return Some((with_sources(operator), operator.retry()));
+            return Some(operator);
         }
         next = match error.downcast_ref::<DataFusionError>() {
             // The engine's `source` skips the outermost boxed error.
@@ -274,8 +313,14 @@ mod tests {
     #[test]
     fn a_full_disk_is_called_so_wherever_it_hides() {
         let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let store = object_store::Error::Generic { store: "local", source: Box::new(io) };
-        let error = DataFusionError::from(OperatorError::Store { path: "x".into(), source: store });
+        let store = object_store::Error::Generic {
+            store: "local",
+            source: Box::new(io),
+        };
+        let error = DataFusionError::from(OperatorError::Store {
+            path: "x".into(),
+            source: store,
+        });
         let error = CoordinatorError::engine("CREATE CORPUS c", "/data", DataFusionError::Shared(error.into()));
         assert!(matches!(&error, CoordinatorError::DiskFull { .. }), "{error:?}");
         assert!(error.to_string().contains("CREATE CORPUS c") && error.to_string().contains("/data"));
@@ -283,10 +328,18 @@ mod tests {
 
     #[test]
     fn an_operators_error_is_found_below_the_engines() {
-        let inner = OperatorError::DuplicateKey { columns: "id".into(), examples: "(id = 1)".into() };
+        let inner = OperatorError::DuplicateKey {
+            columns: "id".into(),
+            examples: "(id = 1)".into(),
+        };
         let error = DataFusionError::from(inner).context("while sorting");
         let error = CoordinatorError::engine("CREATE CORPUS c", "/data", error);
-        assert!(error.to_string().starts_with("CREATE CORPUS c: primary key (id) is not unique"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("CREATE CORPUS c: primary key (id) is not unique"),
+            "{error}"
+        );
         assert!(!error.retry());
     }
 }

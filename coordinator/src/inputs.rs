@@ -45,7 +45,10 @@ pub(crate) fn inputs_of(plan: &Arc<dyn ExecutionPlan>) -> Inputs {
         let _ = writeln!(text, "{} {}", source.location, source.fingerprint);
         text
     });
-    Inputs { sources, fingerprint: digest(&text) }
+    Inputs {
+        sources,
+        fingerprint: digest(&text),
+    }
 }
 
 fn collect(plan: &Arc<dyn ExecutionPlan>, sources: &mut Vec<Input>) {
@@ -64,7 +67,12 @@ fn collect(plan: &Arc<dyn ExecutionPlan>, sources: &mut Vec<Input>) {
     }
     // A source that is no file scan stands for itself: values in the statement, or a listing that the operator shows.
     let shown = displayable(plan.as_ref()).one_line().to_string();
-    sources.push(Input { location: plan.name().to_owned(), files: 0, bytes: 0, fingerprint: digest(&shown) });
+    sources.push(Input {
+        location: plan.name().to_owned(),
+        files: 0,
+        bytes: 0,
+        fingerprint: digest(&shown),
+    });
 }
 
 fn files_of(scan: &FileScanConfig) -> Input {
@@ -96,7 +104,9 @@ fn files_of(scan: &FileScanConfig) -> Input {
 }
 
 fn shared_folder<'a>(mut paths: impl Iterator<Item = &'a String>) -> String {
-    let Some(first) = paths.next() else { return String::new() };
+    let Some(first) = paths.next() else {
+        return String::new();
+    };
     let mut shared: Vec<&str> = first.split('/').collect();
     for path in paths {
         let parts = path.split('/');
@@ -129,7 +139,9 @@ fn without_counters(text: &str) -> String {
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         out.push_str("__");
-        let name = part.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(part.len());
+        let name = part
+            .find(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+            .unwrap_or(part.len());
         out.push_str(&part[..name]);
         out.push_str(part[name..].trim_start_matches(|c: char| c.is_ascii_digit()));
     }

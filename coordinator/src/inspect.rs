@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
-use corpusmill_sql::{
-    ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, SqlText, StatementKind,
-};
+use corpusmill_sql::{ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, SqlText, StatementKind};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::DataFusionError;
@@ -60,17 +58,20 @@ impl Table {
     }
 
     fn text<T: AsRef<str>>(mut self, name: &'static str, cells: impl IntoIterator<Item = Option<T>>) -> Self {
-        self.columns.push((name, Arc::new(cells.into_iter().collect::<StringArray>())));
+        self.columns
+            .push((name, Arc::new(cells.into_iter().collect::<StringArray>())));
         self
     }
 
     fn number(mut self, name: &'static str, cells: impl IntoIterator<Item = Option<u64>>) -> Self {
-        self.columns.push((name, Arc::new(cells.into_iter().collect::<UInt64Array>())));
+        self.columns
+            .push((name, Arc::new(cells.into_iter().collect::<UInt64Array>())));
         self
     }
 
     fn truth(mut self, name: &'static str, cells: impl IntoIterator<Item = bool>) -> Self {
-        self.columns.push((name, Arc::new(cells.into_iter().map(Some).collect::<BooleanArray>())));
+        self.columns
+            .push((name, Arc::new(cells.into_iter().map(Some).collect::<BooleanArray>())));
         self
     }
 
@@ -86,7 +87,11 @@ impl Table {
         let schema = Arc::new(Schema::new(fields));
         let columns = self.columns.into_iter().map(|(_, column)| column).collect();
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(DataFusionError::from)?;
-        Ok(Outcome::Rows(Box::pin(MemoryStream::try_new(vec![batch], schema, None)?)))
+        Ok(Outcome::Rows(Box::pin(MemoryStream::try_new(
+            vec![batch],
+            schema,
+            None,
+        )?)))
     }
 }
 
@@ -97,7 +102,12 @@ pub(crate) async fn show(workspace: &Workspace, show: Show) -> Result<Outcome> {
         Show::Builds => show_builds(workspace).await,
         Show::Tables => show_objects(workspace, Space::Relation, &[ObjectKind::Table]).await,
         Show::Views => {
-            show_objects(workspace, Space::Relation, &[ObjectKind::View, ObjectKind::MaterializedView]).await
+            show_objects(
+                workspace,
+                Space::Relation,
+                &[ObjectKind::View, ObjectKind::MaterializedView],
+            )
+            .await
         }
         Show::Tokenizers => show_objects(workspace, Space::Tokenizer, &[ObjectKind::Tokenizer]).await,
         Show::Functions => show_objects(workspace, Space::Function, &[ObjectKind::Function]).await,
@@ -123,7 +133,13 @@ async fn show_corpora(workspace: &Workspace) -> Result<Outcome> {
 }
 
 async fn show_builds(workspace: &Workspace) -> Result<Outcome> {
-    let builds: Vec<BuildInfo> = workspace.catalog.builds().await?.into_iter().map(|b| b.info()).collect();
+    let builds: Vec<BuildInfo> = workspace
+        .catalog
+        .builds()
+        .await?
+        .into_iter()
+        .map(|b| b.info())
+        .collect();
     let failed = |build: &BuildInfo| {
         let names = build.expectations.iter().filter(|e| !e.passed);
         let shown = names.map(|e| match (&e.observed, e.violations) {
@@ -172,10 +188,16 @@ async fn show_schedules(workspace: &Workspace) -> Result<Outcome> {
         if object.kind != ObjectKind::Corpus.words() {
             continue;
         }
-        let StatementKind::CreateCorpus(corpus) = CatalogObjects::statement(&object)?.kind else { continue };
+        let StatementKind::CreateCorpus(corpus) = CatalogObjects::statement(&object)?.kind else {
+            continue;
+        };
         let Some(schedule) = &corpus.schedule else { continue };
         let settings: Settings = serde_json::from_str(&object.settings).unwrap_or_default();
-        let state = if settings.suspended { "suspended" } else { "runs under a coordinator" };
+        let state = if settings.suspended {
+            "suspended"
+        } else {
+            "runs under a coordinator"
+        };
         rows.push((object.name, schedule_text(schedule), state));
     }
     Table::new()
@@ -206,9 +228,16 @@ pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &
         return objects_table(&[found]);
     }
     // A part of the name may need its quotes back: `c@3`.
-    let quoted: Vec<String> =
-        object.name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    let query = SqlText::at(&format!("SELECT * FROM {}", quoted.join(".")), "<describe>", object.position);
+    let quoted: Vec<String> = object
+        .name
+        .split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect();
+    let query = SqlText::at(
+        &format!("SELECT * FROM {}", quoted.join(".")),
+        "<describe>",
+        object.position,
+    );
     let plan = session.plan_query(&query).await?;
     let fields = plan.schema().fields();
     Table::new()
@@ -236,18 +265,33 @@ pub(crate) async fn explain_refresh(
     workspace.objects.take_seen();
     let plan = CorpusPlan::new(session, &definition, corpus).await?;
     let seen = workspace.objects.take_seen();
-    let mode = Mode { full: refresh.full, dry: true };
+    let mode = Mode {
+        full: refresh.full,
+        dry: true,
+    };
     let views = views::freshen(workspace, session, &seen.views, time, mode).await?;
     let all: Vec<u32> = (0..plan.options.shards).collect();
     let logical = plan.annotated(session, &all).await?;
-    let physical = session.context().state().create_physical_plan(&logical).await.map_err(SqlError::Engine)?;
+    let physical = session
+        .context()
+        .state()
+        .create_physical_plan(&logical)
+        .await
+        .map_err(SqlError::Engine)?;
     let inputs = inputs_of(&physical);
     let rows = rows_expected(physical.as_ref());
     let mut lines: Vec<(String, String, Option<String>, Option<u64>, Option<u64>, Option<u64>)> = views
         .iter()
         .map(|step| {
             let action = if step.reused { "reuse" } else { "run" };
-            (step.name.clone(), action.to_owned(), None, None, Some(step.bytes), Some(step.rows_out))
+            (
+                step.name.clone(),
+                action.to_owned(),
+                None,
+                None,
+                Some(step.bytes),
+                Some(step.rows_out),
+            )
         })
         .collect();
     for source in &inputs.sources {
@@ -263,7 +307,14 @@ pub(crate) async fn explain_refresh(
     let target = format!("{} shards for each partition value", plan.options.shards);
     lines.push(("shards".into(), "write".into(), Some(target), None, None, rows));
     let expectations = corpus.expectations.len();
-    lines.push(("gate".into(), format!("{expectations} expectations"), None, None, None, None));
+    lines.push((
+        "gate".into(),
+        format!("{expectations} expectations"),
+        None,
+        None,
+        None,
+        None,
+    ));
     session.set_run_time(run_time(workspace))?;
     Table::new()
         .text("step", lines.iter().map(|l| Some(&l.0)))
@@ -282,10 +333,18 @@ mod tests {
     #[test]
     fn times_as_people_write_them() {
         let noon = "2026-11-01T12:00:00Z".parse::<DateTime<Utc>>().unwrap();
-        for text in ["2026-11-01T12:00:00Z", "2026-11-01 12:00:00", "2026-11-01 12:00", "2026-11-01T20:00:00+08:00"] {
+        for text in [
+            "2026-11-01T12:00:00Z",
+            "2026-11-01 12:00:00",
+            "2026-11-01 12:00",
+            "2026-11-01T20:00:00+08:00",
+        ] {
             assert_eq!(timestamp(text).unwrap(), noon, "{text}");
         }
-        assert_eq!(timestamp("2026-11-01").unwrap().to_rfc3339(), "2026-11-01T00:00:00+00:00");
+        assert_eq!(
+            timestamp("2026-11-01").unwrap().to_rfc3339(),
+            "2026-11-01T00:00:00+00:00"
+        );
         assert!(timestamp("yesterday").unwrap_err().to_string().contains("yesterday"));
     }
 }

@@ -26,11 +26,17 @@ impl Layout {
     /// # Errors
     /// When the path cannot be made absolute.
     pub(crate) fn new(home: &FilePath) -> Result<Self> {
-        let home = std::path::absolute(home)
-            .map_err(|source| CoordinatorError::Io { action: "open", path: home.to_owned(), source })?;
+        let home = std::path::absolute(home).map_err(|source| CoordinatorError::Io {
+            action: "open",
+            path: home.to_owned(),
+            source,
+        })?;
         let folder = home.join("warehouse");
         let url = Url::from_directory_path(&folder).map_err(|()| {
-            CoordinatorError::Invalid(format!("{} is not a path that can be written as a URL", folder.display()))
+            CoordinatorError::Invalid(format!(
+                "{} is not a path that can be written as a URL",
+                folder.display()
+            ))
         })?;
         let warehouse = Warehouse::open(url.as_str(), &StoreOptions::new())?;
         Ok(Self { home, warehouse, url })
@@ -60,7 +66,9 @@ impl Layout {
     pub(crate) fn folder(&self, below: &str) -> Destination {
         let mut url = self.url.clone();
         if let Ok(mut parts) = url.path_segments_mut() {
-            parts.pop_if_empty().extend(below.split('/').filter(|part| !part.is_empty()));
+            parts
+                .pop_if_empty()
+                .extend(below.split('/').filter(|part| !part.is_empty()));
         }
         Destination::new(url)
     }
@@ -79,9 +87,18 @@ impl Layout {
     /// When storage refuses.
     pub(crate) async fn remove(&self, below: &str) -> Result<()> {
         let folder = self.path(below);
-        let fail = |source| CoordinatorError::Store { action: "remove", path: folder.to_string(), source };
-        let objects: Vec<Path> =
-            self.store().list(Some(&folder)).map_ok(|meta| meta.location).try_collect().await.map_err(fail)?;
+        let fail = |source| CoordinatorError::Store {
+            action: "remove",
+            path: folder.to_string(),
+            source,
+        };
+        let objects: Vec<Path> = self
+            .store()
+            .list(Some(&folder))
+            .map_ok(|meta| meta.location)
+            .try_collect()
+            .await
+            .map_err(fail)?;
         for object in objects {
             match self.store().delete(&object).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -106,7 +123,11 @@ impl Layout {
         })?;
         match self.store().delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(CoordinatorError::Store { action: "remove", path: text, source }),
+            Err(source) => Err(CoordinatorError::Store {
+                action: "remove",
+                path: text,
+                source,
+            }),
         }
     }
 

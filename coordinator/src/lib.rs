@@ -41,15 +41,14 @@ mod script;
 mod statements;
 mod workspace;
 
-pub use cluster::{
-    Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, loopback_only, serve,
-};
+#[cfg(test)]
+mod tests;
+
+pub use cluster::{Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, loopback_only, serve};
 pub use coordinator::Coordinator;
 pub use corpusmill_proto::control::ListKind;
 pub use error::{CoordinatorError, RemoteKind, Result};
 pub use events::{Event, Events, Outcome, Silent, Sink};
 pub use options::CoordinatorOptions;
-pub use report::{
-    BuildInfo, BuildReport, BuildState, CorpusInfo, ExpectationReport, StepReport, VacuumReport,
-};
+pub use report::{BuildInfo, BuildReport, BuildState, CorpusInfo, ExpectationReport, StepReport, VacuumReport};
 pub use runner::{LocalRunner, Runner, Step};

@@ -20,7 +20,11 @@ impl HomeLock {
     /// [`CoordinatorError::Locked`] when another process holds it.
     pub(crate) fn take(home: &Path) -> Result<Self> {
         let path = home.join("lock");
-        let fail = |source| CoordinatorError::Io { action: "lock", path: path.clone(), source };
+        let fail = |source| CoordinatorError::Io {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -46,7 +50,10 @@ fn held(home: PathBuf, file: &mut File) -> CoordinatorError {
     let mut pid = String::new();
     let read = file.read_to_string(&mut pid);
     let known = read.is_ok() && !pid.trim().is_empty();
-    CoordinatorError::Locked { home, pid: if known { pid.trim().to_owned() } else { "unknown".into() } }
+    CoordinatorError::Locked {
+        home,
+        pid: if known { pid.trim().to_owned() } else { "unknown".into() },
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +66,10 @@ mod tests {
         let first = HomeLock::take(home.path()).unwrap();
         let error = HomeLock::take(home.path()).unwrap_err();
         let pid = std::process::id().to_string();
-        assert!(matches!(&error, CoordinatorError::Locked { pid: p, .. } if *p == pid), "{error:?}");
+        assert!(
+            matches!(&error, CoordinatorError::Locked { pid: p, .. } if *p == pid),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("--home"), "{error}");
         drop(first);
         HomeLock::take(home.path()).unwrap();

@@ -119,7 +119,9 @@ pub(crate) async fn recover(workspace: &Workspace) -> Result<()> {
         let prefix = layout.warehouse().corpus_root(&build.object)?;
         let folder = layout.folder(&corpus_folder(&build.object));
         let log = CorpusLog::open(&build.object, Arc::clone(layout.store()), &prefix, folder.url()).await?;
-        let Some(version) = log.version_of(&build.id).await? else { continue };
+        let Some(version) = log.version_of(&build.id).await? else {
+            continue;
+        };
         let manifest = layout.warehouse().manifest(&build.object, version).await?;
         let end = BuildEnd {
             version: Some(version),
@@ -129,9 +131,17 @@ pub(crate) async fn recover(workspace: &Workspace) -> Result<()> {
             expectations: manifest.expectations.iter().map(crate::build::as_report).collect(),
             ..BuildEnd::default()
         };
-        workspace.catalog.end_build(&build.id, BuildState::Committed, &end).await?;
+        workspace
+            .catalog
+            .end_build(&build.id, BuildState::Committed, &end)
+            .await?;
         layout.remove(&staging_folder(&build.id)).await?;
-        tracing::info!(corpus = build.object, build = build.id, version, "build was committed before it stopped");
+        tracing::info!(
+            corpus = build.object,
+            build = build.id,
+            version,
+            "build was committed before it stopped"
+        );
     }
     Ok(())
 }
@@ -154,18 +164,33 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
         })
         .map(|build| build.id.clone())
         .collect();
-    let mut sweep =
-        Sweep { layout: &workspace.layout, live, oldest_kept_ms, dry_run, report: VacuumReport::default() };
+    let mut sweep = Sweep {
+        layout: &workspace.layout,
+        live,
+        oldest_kept_ms,
+        dry_run,
+        report: VacuumReport::default(),
+    };
     sweep.report.dry_run = dry_run;
     sweep.folder("_staging", |_| false).await?;
     for corpus in workspace.layout.warehouse().corpora().await? {
         let known = files_of_all_versions(workspace, &corpus).await?;
-        sweep.folder(&corpus_folder(&corpus), |path| path.starts_with("_delta_log/") || known.contains(path)).await?;
+        sweep
+            .folder(&corpus_folder(&corpus), |path| {
+                path.starts_with("_delta_log/") || known.contains(path)
+            })
+            .await?;
     }
     let current = current_views(&builds, oldest_kept_ms);
-    sweep.folder("_views", |path| current.iter().any(|folder| path.starts_with(folder.as_str()))).await?;
+    sweep
+        .folder("_views", |path| {
+            current.iter().any(|folder| path.starts_with(folder.as_str()))
+        })
+        .await?;
     if !dry_run {
-        workspace.layout.remove_empty_folders(workspace.layout.warehouse().root());
+        workspace
+            .layout
+            .remove_empty_folders(workspace.layout.warehouse().root());
     }
     Ok(sweep.report)
 }
@@ -173,15 +198,23 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
 /// Folders below `_views` that are in use: the newest build of each view, and one that was the newest not long ago,
 /// because a query may still read it.
 fn current_views(builds: &[BuildRow], oldest_kept_ms: i64) -> Vec<String> {
-    let views: Vec<&BuildRow> =
-        builds.iter().filter(|b| b.state == BuildState::Committed && !b.files.is_empty()).collect();
+    let views: Vec<&BuildRow> = builds
+        .iter()
+        .filter(|b| b.state == BuildState::Committed && !b.files.is_empty())
+        .collect();
     let in_use = |view: &&&BuildRow| {
-        let newer = views.iter().filter(|other| {
-            other.object == view.object && (other.started_ms, &other.id) > (view.started_ms, &view.id)
-        });
-        newer.filter_map(|newer| newer.finished_ms).all(|finished| finished >= oldest_kept_ms)
+        let newer = views
+            .iter()
+            .filter(|other| other.object == view.object && (other.started_ms, &other.id) > (view.started_ms, &view.id));
+        newer
+            .filter_map(|newer| newer.finished_ms)
+            .all(|finished| finished >= oldest_kept_ms)
     };
-    views.iter().filter(in_use).map(|view| format!("{}/{}/", view.object, view.id)).collect()
+    views
+        .iter()
+        .filter(in_use)
+        .map(|view| format!("{}/{}/", view.object, view.id))
+        .collect()
 }
 
 async fn files_of_all_versions(workspace: &Workspace, corpus: &str) -> Result<BTreeSet<String>> {
@@ -209,12 +242,19 @@ impl Sweep<'_> {
     /// Removes the old files below `folder` whose path in it `keep` does not want.
     async fn folder(&mut self, folder: &str, keep: impl Fn(&str) -> bool) -> Result<()> {
         let root = self.layout.path(folder);
-        let fail = |source| CoordinatorError::Store { action: "list", path: root.to_string(), source };
+        let fail = |source| CoordinatorError::Store {
+            action: "list",
+            path: root.to_string(),
+            source,
+        };
         let store = Arc::clone(self.layout.store());
         let objects: Vec<_> = store.list(Some(&root)).try_collect().await.map_err(fail)?;
         for object in objects {
             let whole = object.location.as_ref();
-            let Some(inside) = whole.strip_prefix(root.as_ref()).map(|rest| rest.trim_start_matches('/')) else {
+            let Some(inside) = whole
+                .strip_prefix(root.as_ref())
+                .map(|rest| rest.trim_start_matches('/'))
+            else {
                 continue;
             };
             let old = object.last_modified.timestamp_millis() < self.oldest_kept_ms;
@@ -222,7 +262,8 @@ impl Sweep<'_> {
             if !old || live || keep(inside) {
                 continue;
             }
-            self.take(&object.location, object.size, format!("{folder}/{inside}")).await?;
+            self.take(&object.location, object.size, format!("{folder}/{inside}"))
+                .await?;
         }
         self.unfinished_uploads(folder)
     }
@@ -235,15 +276,19 @@ impl Sweep<'_> {
         }
         match self.layout.store().delete(location).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => {
-                Err(CoordinatorError::Store { action: "remove", path: location.to_string(), source })
-            }
+            Err(source) => Err(CoordinatorError::Store {
+                action: "remove",
+                path: location.to_string(),
+                source,
+            }),
         }
     }
 
     /// Uploads that a killed process left on a local disk (`name#1`), which the store does not list.
     fn unfinished_uploads(&mut self, folder: &str) -> Result<()> {
-        let Some(root) = self.layout.local(folder) else { return Ok(()) };
+        let Some(root) = self.layout.local(folder) else {
+            return Ok(());
+        };
         let mut open = vec![root];
         while let Some(dir) = open.pop() {
             let Ok(entries) = std::fs::read_dir(&dir) else { continue };
@@ -255,7 +300,9 @@ impl Sweep<'_> {
                     continue;
                 }
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let part = name.rsplit_once('#').is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
+                let part = name
+                    .rsplit_once('#')
+                    .is_some_and(|(_, n)| n.bytes().all(|b| b.is_ascii_digit()));
                 let live = self.live.iter().any(|build| name.contains(build.as_str()));
                 let modified = meta.modified().ok().map(chrono::DateTime::<Utc>::from);
                 let old = modified.is_some_and(|time| time.timestamp_millis() < self.oldest_kept_ms);

@@ -6,7 +6,12 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>)
     let candidates: Vec<&str> = candidates.collect();
     let near = candidates
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()), *candidate))
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase()),
+                *candidate,
+            )
+        })
         .filter(|(likeness, _)| *likeness >= 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
@@ -23,8 +28,14 @@ mod tests {
 
     #[test]
     fn near_and_far() {
-        assert_eq!(nearest("shrads", ["shards", "retention"].into_iter()), "; did you mean shards?");
-        assert_eq!(nearest("zzz", ["shards", "retention"].into_iter()), "; there is shards, retention");
+        assert_eq!(
+            nearest("shrads", ["shards", "retention"].into_iter()),
+            "; did you mean shards?"
+        );
+        assert_eq!(
+            nearest("zzz", ["shards", "retention"].into_iter()),
+            "; there is shards, retention"
+        );
         assert_eq!(nearest("zzz", std::iter::empty()), "");
     }
 }

@@ -54,7 +54,12 @@ pub(crate) struct Seen {
 impl CatalogObjects {
     /// Objects of one home.
     pub(crate) fn new(catalog: Catalog, layout: Layout) -> Self {
-        Self { catalog, layout, seen: Mutex::default(), tokenizers: Mutex::default() }
+        Self {
+            catalog,
+            layout,
+            seen: Mutex::default(),
+            tokenizers: Mutex::default(),
+        }
     }
 
     /// Forgets what was asked for so far, and gives it.
@@ -81,7 +86,9 @@ impl CatalogObjects {
     }
 
     async fn relation_of(&self, name: &str) -> Result<Option<Relation>> {
-        let Some(object) = self.catalog.object(Space::Relation, name).await? else { return Ok(None) };
+        let Some(object) = self.catalog.object(Space::Relation, name).await? else {
+            return Ok(None);
+        };
         if object.kind == ObjectKind::Corpus.words() {
             return Ok(None);
         }
@@ -99,7 +106,10 @@ impl CatalogObjects {
     /// The newest committed files of a materialised view.
     pub(crate) async fn view_table(&self, name: &str) -> Result<Option<FileTable>> {
         let builds = self.catalog.builds_of(name).await?;
-        let Some(build) = builds.into_iter().find(|b| b.state == BuildState::Committed && !b.files.is_empty()) else {
+        let Some(build) = builds
+            .into_iter()
+            .find(|b| b.state == BuildState::Committed && !b.files.is_empty())
+        else {
             return Ok(None);
         };
         let folder = view_folder(name, &build.id);
@@ -115,13 +125,23 @@ impl CatalogObjects {
     /// The schema of a Parquet file, from its footer.
     async fn schema_of(&self, folder: &str, file: &RowFile) -> Result<SchemaRef> {
         let path = self.layout.path(&format!("{folder}/{}", file.path));
-        let fail = |source| CorpusError::Parquet { path: path.to_string(), source };
+        let fail = |source| CorpusError::Parquet {
+            path: path.to_string(),
+            source,
+        };
         let mut tail = FOOTER_GUESS_BYTES.min(file.bytes);
         loop {
             let range = file.bytes - tail..file.bytes;
-            let bytes = self.layout.store().get_range(&path, range).await.map_err(|source| {
-                CoordinatorError::Store { action: "read", path: path.to_string(), source }
-            })?;
+            let bytes =
+                self.layout
+                    .store()
+                    .get_range(&path, range)
+                    .await
+                    .map_err(|source| CoordinatorError::Store {
+                        action: "read",
+                        path: path.to_string(),
+                        source,
+                    })?;
             let mut reader = ParquetMetaDataReader::new();
             match reader.try_parse_sized(&bytes, file.bytes) {
                 Ok(()) => {}
@@ -171,7 +191,13 @@ impl CatalogObjects {
         Ok(CorpusTable {
             name: name.to_owned(),
             version,
-            data: shard_table(&self.layout, name, &schema, &manifest.partition_by, &manifest.shard_files),
+            data: shard_table(
+                &self.layout,
+                name,
+                &schema,
+                &manifest.partition_by,
+                &manifest.shard_files,
+            ),
             quarantine: FileTable {
                 schema: Arc::new(Schema::new(fields)),
                 partition_columns: vec![],
@@ -183,9 +209,16 @@ impl CatalogObjects {
     }
 
     async fn tokenizer_of(&self, name: &str) -> Result<Option<Arc<Tokenizer>>> {
-        let Some(object) = self.catalog.object(Space::Tokenizer, name).await? else { return Ok(None) };
+        let Some(object) = self.catalog.object(Space::Tokenizer, name).await? else {
+            return Ok(None);
+        };
         let key = format!("{}\n{}", object.base_dir, object.sql);
-        let known = self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let known = self
+            .tokenizers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned();
         let tokenizer = match known {
             Some((definition, tokenizer)) if definition == key => tokenizer,
             _ => {
@@ -202,20 +235,26 @@ impl CatalogObjects {
             }
         };
         self.note(|seen| {
-            let length = tokenizer.max_length().map_or_else(String::new, |length| format!(" max_length {length}"));
-            seen.functions.insert(format!("tokenizer {name}"), format!("{}{length}", tokenizer.digest()));
+            let length = tokenizer
+                .max_length()
+                .map_or_else(String::new, |length| format!(" max_length {length}"));
+            seen.functions
+                .insert(format!("tokenizer {name}"), format!("{}{length}", tokenizer.digest()));
         });
         Ok(Some(tokenizer))
     }
 
     async fn function_of(&self, name: &str) -> Result<Option<CreateFunction>> {
-        let Some(object) = self.catalog.object(Space::Function, name).await? else { return Ok(None) };
+        let Some(object) = self.catalog.object(Space::Function, name).await? else {
+            return Ok(None);
+        };
         let statement = Self::statement(&object)?;
         let StatementKind::CreateFunction(create) = statement.kind else {
             return Err(CoordinatorError::Object(format!("{name} is not a function")));
         };
         self.note(|seen| {
-            seen.functions.insert(format!("function {name}"), crate::inputs::digest(&object.sql));
+            seen.functions
+                .insert(format!("function {name}"), crate::inputs::digest(&object.sql));
         });
         Ok(Some(create))
     }
@@ -223,7 +262,12 @@ impl CatalogObjects {
     async fn all_names(&self) -> Result<Vec<(ObjectKind, String)>> {
         let mut names = Vec::new();
         for object in self.catalog.objects(Space::Relation).await? {
-            let kinds = [ObjectKind::Table, ObjectKind::View, ObjectKind::MaterializedView, ObjectKind::Corpus];
+            let kinds = [
+                ObjectKind::Table,
+                ObjectKind::View,
+                ObjectKind::MaterializedView,
+                ObjectKind::Corpus,
+            ];
             if let Some(kind) = kinds.into_iter().find(|kind| kind.words() == object.kind) {
                 names.push((kind, object.name));
             }
@@ -233,9 +277,10 @@ impl CatalogObjects {
                 names.push((ObjectKind::Corpus, name));
             }
         }
-        for (space, kind) in
-            [(Space::Tokenizer, ObjectKind::Tokenizer), (Space::Function, ObjectKind::Function)]
-        {
+        for (space, kind) in [
+            (Space::Tokenizer, ObjectKind::Tokenizer),
+            (Space::Function, ObjectKind::Function),
+        ] {
             let objects = self.catalog.objects(space).await?;
             names.extend(objects.into_iter().map(|object| (kind, object.name)));
         }
@@ -253,7 +298,11 @@ pub(crate) fn shard_table(
 ) -> FileTable {
     let values = |shard: &corpusmill_corpus::ShardFile| {
         let value = |name: &String| {
-            shard.partition.iter().find(|(column, _)| column == name).and_then(|(_, value)| value.clone())
+            shard
+                .partition
+                .iter()
+                .find(|(column, _)| column == name)
+                .and_then(|(_, value)| value.clone())
         };
         partition_by.iter().map(value).collect()
     };
@@ -279,24 +328,39 @@ pub(crate) const QUARANTINE_FILES: &str = "quarantine_rows_files";
 /// Files of the quarantine with their sizes, which the engine's scan needs.
 fn quarantine_files(manifest: &Manifest) -> Vec<RowFile> {
     let files = manifest.more.get(QUARANTINE_FILES).cloned();
-    files.and_then(|files| serde_json::from_value(files).ok()).unwrap_or_default()
+    files
+        .and_then(|files| serde_json::from_value(files).ok())
+        .unwrap_or_default()
 }
 
 fn data_file(file: &RowFile) -> DataFile {
-    DataFile { path: file.path.clone(), bytes: file.bytes, rows: Some(file.rows), partition_values: vec![] }
+    DataFile {
+        path: file.path.clone(),
+        bytes: file.bytes,
+        rows: Some(file.rows),
+        partition_values: vec![],
+    }
 }
 
 /// `name.drops`: one row for each row expectation that took rows out.
 fn drops(manifest: &Manifest) -> Result<RecordBatch> {
     let counted = |counts: &BTreeMap<String, u64>, action: &'static str| {
-        let rows = counts.iter().map(|(reason, rows)| (reason.clone(), action, *rows as i64));
+        let rows = counts
+            .iter()
+            .map(|(reason, rows)| (reason.clone(), action, *rows as i64));
         rows.collect::<Vec<_>>()
     };
     let mut rows = counted(&manifest.drops, "drop row");
     rows.extend(counted(&manifest.quarantined, "quarantine row"));
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("reason", Arc::new(rows.iter().map(|r| Some(r.0.as_str())).collect::<StringArray>())),
-        ("action", Arc::new(rows.iter().map(|r| Some(r.1)).collect::<StringArray>())),
+        (
+            "reason",
+            Arc::new(rows.iter().map(|r| Some(r.0.as_str())).collect::<StringArray>()),
+        ),
+        (
+            "action",
+            Arc::new(rows.iter().map(|r| Some(r.1)).collect::<StringArray>()),
+        ),
         ("rows", Arc::new(rows.iter().map(|r| Some(r.2)).collect::<Int64Array>())),
     ];
     Ok(RecordBatch::try_from_iter(columns).map_err(DataFusionError::from)?)
@@ -341,13 +405,18 @@ pub(crate) fn resolve_paths(statement: &mut Statement, base: &FilePath) {
 /// [`CoordinatorError::Object`] when the file is not there or is not a tokenizer.
 pub(crate) async fn load_tokenizer(create: &CreateTokenizer) -> Result<Arc<Tokenizer>> {
     let fail = |why: String| {
-        CoordinatorError::Object(format!("CREATE TOKENIZER {}: uri = '{}': {why}", create.name, create.uri))
+        CoordinatorError::Object(format!(
+            "CREATE TOKENIZER {}: uri = '{}': {why}",
+            create.name, create.uri
+        ))
     };
     let (store, path) = open_store(&create.uri, &StoreOptions::new()).map_err(|e| fail(e.to_string()))?;
     let bytes = match store.get(&path).await {
         Ok(object) => object.bytes().await.map_err(|e| fail(e.to_string()))?,
         Err(object_store::Error::NotFound { .. }) => {
-            return Err(fail("there is no such file; expected the path or URL of a tokenizer.json".into()));
+            return Err(fail(
+                "there is no such file; expected the path or URL of a tokenizer.json".into(),
+            ));
         }
         Err(error) => return Err(fail(error.to_string())),
     };

@@ -64,15 +64,14 @@ impl CorpusLog {
     ///
     /// # Errors
     /// [`CoordinatorError::Delta`] when there is a log and it cannot be read.
-    pub(crate) async fn open(
-        corpus: &str,
-        store: Arc<dyn ObjectStore>,
-        prefix: &Path,
-        url: &Url,
-    ) -> Result<Self> {
+    pub(crate) async fn open(corpus: &str, store: Arc<dyn ObjectStore>, prefix: &Path, url: &Url) -> Result<Self> {
         let inside = Arc::new(PrefixStore::new(Arc::clone(&store), prefix.clone()));
         let log = default_logstore(inside, store, url, &StorageConfig::default());
-        let mut this = Self { corpus: corpus.to_owned(), table: DeltaTable::new(log), exists: false };
+        let mut this = Self {
+            corpus: corpus.to_owned(),
+            table: DeltaTable::new(log),
+            exists: false,
+        };
         this.reload().await?;
         Ok(this)
     }
@@ -99,7 +98,10 @@ impl CorpusLog {
         }
         let state = self.table.snapshot().map_err(|e| self.fail(e))?;
         let log = self.table.log_store();
-        let version = state.snapshot().transaction_version(log.as_ref(), application(build)).await;
+        let version = state
+            .snapshot()
+            .transaction_version(log.as_ref(), application(build))
+            .await;
         let version = version.map_err(|e| self.fail(e))?;
         Ok(version.and_then(|version| u64::try_from(version).ok()))
     }
@@ -115,7 +117,10 @@ impl CorpusLog {
             return Ok(version);
         }
         let next = publication.base.map_or(0, |base| base + 1);
-        let conflict = || CoordinatorError::Conflict { corpus: self.corpus.clone(), version: next };
+        let conflict = || CoordinatorError::Conflict {
+            corpus: self.corpus.clone(),
+            version: next,
+        };
         if self.version() != publication.base {
             return Err(conflict());
         }
@@ -182,7 +187,10 @@ impl CorpusLog {
     }
 
     fn fail(&self, source: DeltaTableError) -> CoordinatorError {
-        CoordinatorError::Delta { place: format!("corpus {}", self.corpus), source: Box::new(source) }
+        CoordinatorError::Delta {
+            place: format!("corpus {}", self.corpus),
+            source: Box::new(source),
+        }
     }
 }
 
@@ -196,11 +204,16 @@ fn transaction(publication: &Publication<'_>, next: u64) -> Transaction {
 }
 
 fn commit_info(publication: &Publication<'_>) -> [(String, serde_json::Value); 1] {
-    [("corpusmill".to_owned(), serde_json::json!({ "manifest": publication.manifest }))]
+    [(
+        "corpusmill".to_owned(),
+        serde_json::json!({ "manifest": publication.manifest }),
+    )]
 }
 
 fn delta_schema(schema: &Schema) -> Result<StructType, DeltaTableError> {
-    schema.try_into_kernel().map_err(|e| DeltaTableError::Arrow { source: e })
+    schema
+        .try_into_kernel()
+        .map_err(|e| DeltaTableError::Arrow { source: e })
 }
 
 fn values(file: &ShardFile) -> HashMap<String, Option<String>> {

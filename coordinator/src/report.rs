@@ -37,9 +37,15 @@ impl BuildState {
     /// The state called `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Running, Self::Committed, Self::Unchanged, Self::Failed, Self::Cancelled]
-            .into_iter()
-            .find(|state| state.as_str() == name)
+        [
+            Self::Running,
+            Self::Committed,
+            Self::Unchanged,
+            Self::Failed,
+            Self::Cancelled,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == name)
     }
 }
 

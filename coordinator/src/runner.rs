@@ -10,8 +10,8 @@ use datafusion::arrow::array::{Array as _, AsArray as _};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, execute_stream_partitioned};
 use datafusion::physical_plan::metrics::MetricValue;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, execute_stream_partitioned};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -60,7 +60,9 @@ pub struct LocalRunner {
 
 impl Debug for LocalRunner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalRunner").field("session", &self.context.session_id()).finish()
+        f.debug_struct("LocalRunner")
+            .field("session", &self.context.session_id())
+            .finish()
     }
 }
 
@@ -128,7 +130,10 @@ fn spawn(
     for mut stream in execute_stream_partitioned(Arc::clone(plan), Arc::clone(context))? {
         let (sender, stop) = (sender.clone(), stop.clone());
         tasks.spawn(async move {
-            let _stop_others = StopOnError { stop: stop.clone(), armed: true };
+            let _stop_others = StopOnError {
+                stop: stop.clone(),
+                armed: true,
+            };
             let run = async {
                 while let Some(batch) = stream.next().await {
                     for receipt in receipts_in(&batch?)? {
@@ -170,9 +175,7 @@ impl Drop for StopOnError {
 fn receipts_in(batch: &datafusion::arrow::array::RecordBatch) -> EngineResult<Vec<Receipt>> {
     let column = batch.column(0).as_string::<i32>();
     (0..column.len())
-        .map(|row| {
-            serde_json::from_str(column.value(row)).map_err(|e| DataFusionError::External(Box::new(e)))
-        })
+        .map(|row| serde_json::from_str(column.value(row)).map_err(|e| DataFusionError::External(Box::new(e))))
         .collect()
 }
 
@@ -209,9 +212,8 @@ impl Reading {
         }
         if let Some(metrics) = plan.metrics() {
             self.rows += metrics.output_rows().unwrap_or(0) as u64;
-            let scanned = metrics.sum(|metric| {
-                matches!(metric.value(), MetricValue::Count { name, .. } if name == "bytes_scanned")
-            });
+            let scanned = metrics
+                .sum(|metric| matches!(metric.value(), MetricValue::Count { name, .. } if name == "bytes_scanned"));
             self.bytes += scanned.map_or(0, |value| value.as_usize() as u64);
         }
         if plan.downcast_ref::<DataSourceExec>().is_some()

@@ -19,7 +19,9 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
     let workspace = coordinator.workspace();
     if workspace.elsewhere {
         // Relative paths are those of whoever sent the script, not of this process.
-        parsed.iter_mut().for_each(|statement| resolve_paths(statement, &workspace.base_dir));
+        parsed
+            .iter_mut()
+            .for_each(|statement| resolve_paths(statement, &workspace.base_dir));
     }
     session.set_run_time(inspect::run_time(workspace))?;
     for (index, statement) in parsed.iter().enumerate() {
@@ -32,7 +34,12 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
             line: statement.position().line as usize,
             summary: statement.summary(),
         });
-        let place = format!("{}:{}: {}", statement.text.origin, statement.position().line, statement.summary());
+        let place = format!(
+            "{}:{}: {}",
+            statement.text.origin,
+            statement.position().line,
+            statement.summary()
+        );
         let deliver = async {
             let outcome = execute(coordinator, &session, statement).await?;
             sink.outcome(outcome).await
@@ -97,8 +104,16 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             let StatementKind::CreateCorpus(corpus) = &definition.kind else {
                 return Err(CoordinatorError::Object(format!("{} is not a corpus", refresh.name)));
             };
-            let as_of = refresh.as_of.as_deref().map(|text| inspect::timestamp(text)).transpose()?;
-            let request = BuildRequest { full: refresh.full, replace: false, as_of };
+            let as_of = refresh
+                .as_of
+                .as_deref()
+                .map(|text| inspect::timestamp(text))
+                .transpose()?;
+            let request = BuildRequest {
+                full: refresh.full,
+                replace: false,
+                as_of,
+            };
             let build = Build::new(workspace, session, &definition, &refresh.name, request).await?;
             let report = build.run(corpus).await;
             session.set_run_time(inspect::run_time(workspace))?;
@@ -114,7 +129,11 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
         }
         StatementKind::Set(_) => {
             let plan = session.plan(statement).await?;
-            session.context().execute_logical_plan(plan).await.map_err(SqlError::Engine)?;
+            session
+                .context()
+                .execute_logical_plan(plan)
+                .await
+                .map_err(SqlError::Engine)?;
             Ok(Outcome::Message(statement.summary()))
         }
         StatementKind::Call(call) => Err(CoordinatorError::Invalid(format!(
@@ -136,7 +155,12 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
 async fn rows(session: &Session, statement: &Statement) -> Result<SendableRecordBatchStream> {
     let plan = session.plan(statement).await?;
     let run = async {
-        session.context().execute_logical_plan(plan.clone()).await?.execute_stream().await
+        session
+            .context()
+            .execute_logical_plan(plan.clone())
+            .await?
+            .execute_stream()
+            .await
     };
     let stream = match run.await {
         Ok(stream) => stream,

@@ -48,7 +48,9 @@ async fn existing(
     statement: &Statement,
     (or_replace, if_not_exists): (bool, bool),
 ) -> Result<Existing> {
-    let Some(object) = workspace.catalog.object(space, name).await? else { return Ok(Existing::Make) };
+    let Some(object) = workspace.catalog.object(space, name).await? else {
+        return Ok(Existing::Make);
+    };
     if object.kind != kind.words() {
         return Err(CoordinatorError::Object(format!(
             "{}:{}: {name} is a {} already; choose another name, or DROP {} {name}",
@@ -60,13 +62,19 @@ async fn existing(
     }
     let same = object.sql.trim() == statement.text.text.trim() && object.base_dir == base_dir(workspace);
     if same {
-        return Ok(Existing::Keep(format!("{} {name} is there already, with the same definition", kind.words())));
+        return Ok(Existing::Keep(format!(
+            "{} {name} is there already, with the same definition",
+            kind.words()
+        )));
     }
     if or_replace {
         return Ok(Existing::Make);
     }
     if if_not_exists {
-        return Ok(Existing::Keep(format!("{} {name} is there already, with another definition", kind.words())));
+        return Ok(Existing::Keep(format!(
+            "{} {name} is there already, with another definition",
+            kind.words()
+        )));
     }
     Err(CoordinatorError::Object(format!(
         "{}:{}: {} {name} is there already with another definition: write CREATE OR REPLACE {}, or DROP it first",
@@ -223,12 +231,19 @@ pub(crate) async fn create_corpus(
     if exists && !corpus.or_refresh && !corpus.or_replace {
         return kept_corpus(workspace, statement, corpus, object.as_ref()).await;
     }
-    let request = BuildRequest { full: false, replace: corpus.or_replace, as_of: None };
+    let request = BuildRequest {
+        full: false,
+        replace: corpus.or_replace,
+        as_of: None,
+    };
     let build = Build::new(workspace, session, statement, &corpus.name, request).await?;
     let report = build.run(corpus).await?;
     keep(workspace, Space::Relation, ObjectKind::Corpus, &corpus.name, statement).await?;
     if report.state == BuildState::Committed || report.state == BuildState::Unchanged {
-        return Ok(Outcome::Build(Box::new(with_schedule(report, corpus.schedule.as_ref()))));
+        return Ok(Outcome::Build(Box::new(with_schedule(
+            report,
+            corpus.schedule.as_ref(),
+        ))));
     }
     Ok(Outcome::Build(Box::new(report)))
 }
@@ -255,7 +270,10 @@ async fn kept_corpus(
         )));
     }
     if corpus.if_not_exists {
-        return Ok(Outcome::Message(format!("corpus {} is there already, at version {version}", corpus.name)));
+        return Ok(Outcome::Message(format!(
+            "corpus {} is there already, at version {version}",
+            corpus.name
+        )));
     }
     Err(CoordinatorError::Object(format!(
         "{}:{}: corpus {} is there already with another definition: write CREATE OR REFRESH CORPUS to build its next \
@@ -268,7 +286,10 @@ async fn kept_corpus(
 
 fn with_schedule(mut report: crate::BuildReport, schedule: Option<&Schedule>) -> crate::BuildReport {
     if let Some(schedule) = schedule {
-        let kept = format!("{} is kept; it runs under the coordinator of a cluster", schedule_text(schedule));
+        let kept = format!(
+            "{} is kept; it runs under the coordinator of a cluster",
+            schedule_text(schedule)
+        );
         report.note = Some(match report.note.take() {
             Some(note) => format!("{note}; {kept}"),
             None => kept,
@@ -300,7 +321,9 @@ pub(crate) async fn corpus_definition(workspace: &Workspace, name: &str) -> Resu
     let settings: Settings = serde_json::from_str(&object.settings).unwrap_or_default();
     let mut statement = CatalogObjects::statement(&object)?;
     if let StatementKind::CreateCorpus(corpus) = &mut statement.kind {
-        corpus.options.retain(|(key, _)| !settings.options.iter().any(|(set, _)| set == key));
+        corpus
+            .options
+            .retain(|(key, _)| !settings.options.iter().any(|(set, _)| set == key));
         corpus.options.extend(settings.options);
     }
     Ok(statement)
@@ -308,7 +331,10 @@ pub(crate) async fn corpus_definition(workspace: &Workspace, name: &str) -> Resu
 
 async fn no_corpus(workspace: &Workspace, name: &str) -> CoordinatorError {
     let objects = workspace.catalog.objects(Space::Relation).await.unwrap_or_default();
-    let corpora = objects.iter().filter(|o| o.kind == ObjectKind::Corpus.words()).map(|o| o.name.as_str());
+    let corpora = objects
+        .iter()
+        .filter(|o| o.kind == ObjectKind::Corpus.words())
+        .map(|o| o.name.as_str());
     CoordinatorError::Object(format!("there is no corpus {name}{}", nearest(name, corpora)))
 }
 
@@ -339,7 +365,9 @@ pub(crate) async fn alter_corpus(workspace: &Workspace, alter: &AlterCorpus) -> 
             };
             corpus.options = options.clone();
             crate::corpus_options::CorpusOptions::parse(&corpus)?;
-            settings.options.retain(|(key, _)| !options.iter().any(|(new, _)| new == key));
+            settings
+                .options
+                .retain(|(key, _)| !options.iter().any(|(new, _)| new == key));
             settings.options.extend(options.iter().cloned());
             format!("options of corpus {name} are set; its next build uses them")
         }
@@ -371,7 +399,10 @@ pub(crate) async fn drop_object(workspace: &Workspace, drop: &DropObject) -> Res
     let mut found = object.is_some();
     if drop.kind == ObjectKind::Corpus && workspace.layout.warehouse().corpora().await?.contains(name) {
         found = true;
-        workspace.layout.remove(&format!("{}/_delta_log", corpus_folder(name))).await?;
+        workspace
+            .layout
+            .remove(&format!("{}/_delta_log", corpus_folder(name)))
+            .await?;
         workspace.layout.remove(&corpus_folder(name)).await?;
     }
     if drop.kind == ObjectKind::Corpus {
@@ -388,9 +419,19 @@ pub(crate) async fn drop_object(workspace: &Workspace, drop: &DropObject) -> Res
     workspace.catalog.drop_object(space, name).await?;
     if !found && !drop.if_exists {
         let objects = workspace.catalog.objects(space).await?;
-        let names = objects.iter().filter(|object| object.kind == kind).map(|object| object.name.as_str());
-        return Err(CoordinatorError::Object(format!("there is no {kind} {name}{}", nearest(name, names))));
+        let names = objects
+            .iter()
+            .filter(|object| object.kind == kind)
+            .map(|object| object.name.as_str());
+        return Err(CoordinatorError::Object(format!(
+            "there is no {kind} {name}{}",
+            nearest(name, names)
+        )));
     }
-    let text = if found { format!("dropped {kind} {name}") } else { format!("there was no {kind} {name}") };
+    let text = if found {
+        format!("dropped {kind} {name}")
+    } else {
+        format!("there was no {kind} {name}")
+    };
     Ok(Outcome::Message(text))
 }

@@ -35,11 +35,7 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// A workspace over an open home.
-    pub(crate) fn new(
-        catalog: Catalog,
-        layout: Layout,
-        options: &CoordinatorOptions,
-    ) -> Self {
+    pub(crate) fn new(catalog: Catalog, layout: Layout, options: &CoordinatorOptions) -> Self {
         let objects = Arc::new(CatalogObjects::new(catalog.clone(), layout.clone()));
         let base_dir = options.base_dir.clone();
         Self {

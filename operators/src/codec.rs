@@ -9,9 +9,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards, key_hash_udf, key_shard_udf,
-};
+use crate::{RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards, key_hash_udf, key_shard_udf};
 
 /// Encodes and decodes the operators and functions of this crate.
 #[derive(Debug, Default, Clone, Copy)]
@@ -45,7 +43,10 @@ impl PhysicalExtensionCodec for OperatorCodec {
         let wire: Wire = serde_json::from_slice(buf)
             .map_err(|e| exec_datafusion_err!("not an operator that this version knows: {e}"))?;
         let [input] = inputs else {
-            return exec_err!("an operator of corpusmill has one input, this one came with {}", inputs.len());
+            return exec_err!(
+                "an operator of corpusmill has one input, this one came with {}",
+                inputs.len()
+            );
         };
         let input = Arc::clone(input);
         Ok(match wire {

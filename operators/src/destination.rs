@@ -45,7 +45,9 @@ impl Destination {
         let mut root = self.0.clone();
         root.set_path("/");
         root.set_query(None);
-        context.runtime_env().object_store(ObjectStoreUrl::parse(root.as_str())?)
+        context
+            .runtime_env()
+            .object_store(ObjectStoreUrl::parse(root.as_str())?)
     }
 
     /// The path of `relative` (with `/` between its parts) inside this folder.
@@ -54,7 +56,10 @@ impl Destination {
     /// As [`Destination::prefix`].
     pub fn path(&self, relative: &str) -> Result<Path> {
         let prefix = self.prefix()?;
-        Ok(relative.split('/').filter(|part| !part.is_empty()).fold(prefix, |path, part| path.join(part)))
+        Ok(relative
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .fold(prefix, |path, part| path.join(part)))
     }
 }
 
@@ -65,7 +70,10 @@ mod tests {
     #[test]
     fn paths_inside() {
         let folder = Destination::new(Url::parse("file:///data/ware%20house/posts/").unwrap());
-        assert_eq!(folder.path("split=train/a.parquet").unwrap().as_ref(), "data/ware house/posts/split=train/a.parquet");
+        assert_eq!(
+            folder.path("split=train/a.parquet").unwrap().as_ref(),
+            "data/ware house/posts/split=train/a.parquet"
+        );
         let json = serde_json::to_string(&folder).unwrap();
         assert_eq!(serde_json::from_str::<Destination>(&json).unwrap(), folder);
     }

@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `shard-written` | a shard's files are in storage, its receipt is not |
 //! | `split-done` | the receipt of a split is in storage |
+//! | `rows-written` | a file of a materialised view is in storage, its receipt is not |
+//! | `view-done` | all files of a materialised view are there, the catalogue does not know yet |
 //! | `step-done` | all receipts of a step are read, the catalogue does not know yet |
 //! | `before-commit` | the manifest is in storage, the Delta commit is not |
 //! | `after-commit` | the Delta commit is in storage, the catalogue does not know yet |
@@ -35,7 +37,10 @@ fn parse(text: &str) -> Option<Armed> {
         Some((name, count)) => (name, count.parse().ok()?),
         None => (text, 1),
     };
-    (!name.is_empty() && count > 0).then(|| Armed { name: name.to_owned(), left: AtomicU64::new(count) })
+    (!name.is_empty() && count > 0).then(|| Armed {
+        name: name.to_owned(),
+        left: AtomicU64::new(count),
+    })
 }
 
 /// Aborts the process if the place `name` is armed and this is the visit that was asked for.
@@ -54,8 +59,14 @@ mod tests {
 
     #[test]
     fn names_and_counts() {
-        assert_eq!(parse("split-done").map(|a| (a.name, a.left.into_inner())), Some(("split-done".into(), 1)));
-        assert_eq!(parse("x:3").map(|a| (a.name, a.left.into_inner())), Some(("x".into(), 3)));
+        assert_eq!(
+            parse("split-done").map(|a| (a.name, a.left.into_inner())),
+            Some(("split-done".into(), 1))
+        );
+        assert_eq!(
+            parse("x:3").map(|a| (a.name, a.left.into_inner())),
+            Some(("x".into(), 3))
+        );
         assert!(parse("").is_none());
         assert!(parse("x:0").is_none());
         assert!(parse("x:many").is_none());

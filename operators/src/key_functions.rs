@@ -20,7 +20,9 @@ use crate::OperatorError;
 /// NULL where any key column is NULL.
 #[must_use]
 pub fn key_hash_udf() -> ScalarUDF {
-    ScalarUDF::new_from_impl(KeyHash { signature: Signature::variadic_any(Volatility::Immutable) })
+    ScalarUDF::new_from_impl(KeyHash {
+        signature: Signature::variadic_any(Volatility::Immutable),
+    })
 }
 
 /// `corpus_key_shard(hash UInt64, shards UInt32) → UInt32`: the shard of a hash; 0 for a NULL hash, so that a row
@@ -56,9 +58,9 @@ impl ScalarUDFImpl for KeyHash {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let columns: Vec<ArrayRef> = ColumnarValue::values_to_arrays(&args.args)?;
         let hashes = key_hashes(&columns).map_err(OperatorError::from)?;
-        let nulls = columns
-            .iter()
-            .fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref()));
+        let nulls = columns.iter().fold(None, |nulls, column| {
+            NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref())
+        });
         Ok(ColumnarValue::Array(Arc::new(UInt64Array::new(hashes.into(), nulls))))
     }
 }
@@ -90,7 +92,10 @@ impl ScalarUDFImpl for KeyShard {
         }
         let hash = hash.to_array(args.number_rows)?;
         let hash = hash.as_primitive::<UInt64Type>();
-        let shard: UInt32Array = hash.iter().map(|h| Some(h.map_or(0, |h| shard_of(h, *shards)))).collect();
+        let shard: UInt32Array = hash
+            .iter()
+            .map(|h| Some(h.map_or(0, |h| shard_of(h, *shards))))
+            .collect();
         Ok(ColumnarValue::Array(Arc::new(shard)))
     }
 }
@@ -103,8 +108,10 @@ mod tests {
     use super::*;
 
     fn call(udf: &ScalarUDF, args: Vec<ColumnarValue>, rows: usize, to: DataType) -> ArrayRef {
-        let arg_fields =
-            args.iter().map(|a| Arc::new(Field::new("a", a.data_type(), true))).collect::<Vec<_>>();
+        let arg_fields = args
+            .iter()
+            .map(|a| Arc::new(Field::new("a", a.data_type(), true)))
+            .collect::<Vec<_>>();
         let args = ScalarFunctionArgs {
             args,
             arg_fields,

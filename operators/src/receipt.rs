@@ -80,14 +80,22 @@ impl Receipt {
     /// When storage fails or the attempt has a receipt already.
     pub async fn put(&self, store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<(), OperatorError> {
         let path = folder.clone().join(self.object_name());
-        let body = serde_json::to_vec_pretty(self)
-            .map_err(|source| OperatorError::Receipt { path: path.to_string(), source })?;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let body = serde_json::to_vec_pretty(self).map_err(|source| OperatorError::Receipt {
+            path: path.to_string(),
+            source,
+        })?;
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
         store
             .put_opts(&path, body.into(), options)
             .await
             .map(|_| ())
-            .map_err(|source| OperatorError::Store { path: path.to_string(), source })
+            .map_err(|source| OperatorError::Store {
+                path: path.to_string(),
+                source,
+            })
     }
 
     /// Reads the receipts in `folder` and takes one for each split: the first by attempt name, so that whoever
@@ -95,21 +103,30 @@ impl Receipt {
     ///
     /// # Errors
     /// When storage fails, or a receipt is not what this version can read.
-    pub async fn collect(
-        store: &Arc<dyn ObjectStore>,
-        folder: &Path,
-    ) -> Result<BTreeMap<u32, Receipt>, OperatorError> {
-        let at = |source| OperatorError::Store { path: folder.to_string(), source };
-        let mut objects: Vec<Path> =
-            store.list(Some(folder)).map_ok(|meta| meta.location).try_collect().await.map_err(at)?;
+    pub async fn collect(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<BTreeMap<u32, Receipt>, OperatorError> {
+        let at = |source| OperatorError::Store {
+            path: folder.to_string(),
+            source,
+        };
+        let mut objects: Vec<Path> = store
+            .list(Some(folder))
+            .map_ok(|meta| meta.location)
+            .try_collect()
+            .await
+            .map_err(at)?;
         objects.retain(|path| path.filename().is_some_and(|name| name.ends_with(".json")));
         objects.sort();
         let mut taken = BTreeMap::new();
         for path in objects {
-            let fail = |source| OperatorError::Store { path: path.to_string(), source };
+            let fail = |source| OperatorError::Store {
+                path: path.to_string(),
+                source,
+            };
             let body = store.get(&path).await.map_err(fail)?.bytes().await.map_err(fail)?;
-            let receipt: Receipt = serde_json::from_slice(&body)
-                .map_err(|source| OperatorError::Receipt { path: path.to_string(), source })?;
+            let receipt: Receipt = serde_json::from_slice(&body).map_err(|source| OperatorError::Receipt {
+                path: path.to_string(),
+                source,
+            })?;
             taken.entry(receipt.split).or_insert(receipt);
         }
         Ok(taken)
@@ -147,7 +164,10 @@ mod tests {
         for r in [receipt(1, "zz"), receipt(0, "aa"), receipt(1, "bb")] {
             r.put(&store, &folder).await.unwrap();
         }
-        assert!(receipt(1, "bb").put(&store, &folder).await.is_err(), "an attempt has one receipt");
+        assert!(
+            receipt(1, "bb").put(&store, &folder).await.is_err(),
+            "an attempt has one receipt"
+        );
         let taken = Receipt::collect(&store, &folder).await.unwrap();
         assert_eq!(taken.keys().copied().collect::<Vec<_>>(), [0, 1]);
         assert_eq!(taken[&1].attempt, "bb");
@@ -157,7 +177,10 @@ mod tests {
     async fn an_altered_receipt_is_named() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let folder = Path::from("s");
-        store.put(&folder.clone().join("00000.x.json"), "{\"format\":1".into()).await.unwrap();
+        store
+            .put(&folder.clone().join("00000.x.json"), "{\"format\":1".into())
+            .await
+            .unwrap();
         let error = Receipt::collect(&store, &folder).await.unwrap_err().to_string();
         assert!(error.contains("s/00000.x.json"), "{error}");
     }

@@ -34,20 +34,23 @@ pub(crate) struct RowsFile {
 
 impl RowsFile {
     /// Opens `path` in `store`; `name` is what the receipt will call it.
-    pub(crate) fn create(
-        store: Arc<dyn ObjectStore>,
-        path: Path,
-        name: String,
-        schema: SchemaRef,
-    ) -> Result<Self> {
+    pub(crate) fn create(store: Arc<dyn ObjectStore>, path: Path, name: String, schema: SchemaRef) -> Result<Self> {
         let properties = WriterProperties::builder()
             .set_created_by("corpusmill".to_owned())
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(parquet)?))
             .build();
-        let sink = HashingWriter { inner: BufWriter::new(store, path), hash: Xxh3::new(), bytes: 0 };
+        let sink = HashingWriter {
+            inner: BufWriter::new(store, path),
+            hash: Xxh3::new(),
+            bytes: 0,
+        };
         let writer = AsyncArrowWriter::try_new(sink, schema, Some(properties)).map_err(parquet)?;
-        Ok(Self { path: name, rows: 0, writer })
+        Ok(Self {
+            path: name,
+            rows: 0,
+            writer,
+        })
     }
 
     /// Adds rows.
@@ -90,14 +93,20 @@ impl AsyncFileWriter for HashingWriter {
         self.hash.update(&bytes);
         self.bytes += bytes.len() as u64;
         async move {
-            self.inner.put(bytes).await.map_err(|e| ParquetError::External(Box::new(e)))
+            self.inner
+                .put(bytes)
+                .await
+                .map_err(|e| ParquetError::External(Box::new(e)))
         }
         .boxed()
     }
 
     fn complete(&mut self) -> BoxFuture<'_, ParquetResult<()>> {
         async move {
-            self.inner.shutdown().await.map_err(|e| ParquetError::External(Box::new(e)))
+            self.inner
+                .shutdown()
+                .await
+                .map_err(|e| ParquetError::External(Box::new(e)))
         }
         .boxed()
     }
@@ -134,5 +143,9 @@ pub(crate) fn examples(batch: &RecordBatch, rows: &[usize], columns: &[String]) 
             .collect();
         format!("({})", cells.join(", "))
     };
-    rows.iter().take(ROWS).map(|index| row(*index)).collect::<Vec<_>>().join("; ")
+    rows.iter()
+        .take(ROWS)
+        .map(|index| row(*index))
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, Int8Array, Int32Array, Int64Array, RecordBatch,
-    UInt32Array, UInt64Array, new_null_array,
+    Array as _, ArrayRef, AsArray as _, BooleanArray, Int8Array, Int32Array, Int64Array, RecordBatch, UInt32Array,
+    UInt64Array, new_null_array,
 };
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt32Type};
@@ -17,8 +17,7 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties,
-    ReplaceChildrenOptions,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties, ReplaceChildrenOptions,
 };
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -141,9 +140,7 @@ impl Screen {
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
-            datafusion::physical_plan::Partitioning::UnknownPartitioning(
-                input.output_partitioning().partition_count(),
-            ),
+            datafusion::physical_plan::Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             input.pipeline_behavior(),
             input.boundedness(),
         );
@@ -164,11 +161,18 @@ impl Screen {
 }
 
 fn malformed(column: &str) -> OperatorError {
-    OperatorError::Plan { operator: "Screen", detail: format!("input has no column {column}") }
+    OperatorError::Plan {
+        operator: "Screen",
+        detail: format!("input has no column {column}"),
+    }
 }
 
 fn warnings(spec: &ScreenSpec) -> impl Iterator<Item = String> + '_ {
-    let warns = spec.reasons.iter().enumerate().filter(|(_, r)| r.action == ReasonAction::Warn);
+    let warns = spec
+        .reasons
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| r.action == ReasonAction::Warn);
     warns.map(|(index, _)| warn_column(index))
 }
 
@@ -209,16 +213,14 @@ impl ExecutionPlan for Screen {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = children
-            .pop()
-            .ok_or(OperatorError::Plan { operator: "Screen", detail: "no input".into() })?;
+        let input = children.pop().ok_or(OperatorError::Plan {
+            operator: "Screen",
+            detail: "no input".into(),
+        })?;
         Ok(Arc::new(Self::try_new(input, Arc::clone(&self.spec))?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let mode = datafusion::physical_plan::ChildrenPropertiesMode::Recompute;
         self.replace_children(children, ReplaceChildrenOptions::new(mode))
     }
@@ -231,7 +233,10 @@ impl ExecutionPlan for Screen {
             ended: false,
         };
         let stream = futures::stream::try_unfold(state, Screening::next);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            stream,
+        )))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -279,7 +284,13 @@ struct Tally {
 impl Tally {
     fn new(spec: Arc<ScreenSpec>, schema: SchemaRef) -> Self {
         let seen = spec.splits.iter().map(|shard| (*shard, 0)).collect();
-        Self { spec, schema, seen, dropped: BTreeMap::new(), warned: BTreeMap::new() }
+        Self {
+            spec,
+            schema,
+            seen,
+            dropped: BTreeMap::new(),
+            warned: BTreeMap::new(),
+        }
     }
 
     /// Counts the rows of `batch` and gives back those that go on.
@@ -327,19 +338,16 @@ impl Tally {
     }
 
     fn reason(&self, index: i32) -> Result<&Reason> {
-        let reason = usize::try_from(index).ok().and_then(|index| self.spec.reasons.get(index));
+        let reason = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.spec.reasons.get(index));
         Ok(reason.ok_or(OperatorError::Plan {
             operator: "Screen",
             detail: format!("{VERDICT} {index} names no expectation"),
         })?)
     }
 
-    fn refuse(
-        &self,
-        batch: &RecordBatch,
-        failed: &BTreeMap<usize, Vec<usize>>,
-        keyless: &[usize],
-    ) -> Result<()> {
+    fn refuse(&self, batch: &RecordBatch, failed: &BTreeMap<usize, Vec<usize>>, keyless: &[usize]) -> Result<()> {
         if let Some((index, rows)) = failed.first_key_value() {
             return Err(OperatorError::Violation {
                 expectation: self.spec.reasons[*index].name.clone(),
@@ -394,8 +402,16 @@ impl Tally {
             .seen
             .iter()
             .map(|(shard, count)| (*shard, Class::Seen, None, *count))
-            .chain(self.dropped.iter().map(|((shard, i), n)| (*shard, Class::Dropped, Some(*i), *n)))
-            .chain(self.warned.iter().map(|((shard, i), n)| (*shard, Class::Warned, Some(*i), *n)))
+            .chain(
+                self.dropped
+                    .iter()
+                    .map(|((shard, i), n)| (*shard, Class::Dropped, Some(*i), *n)),
+            )
+            .chain(
+                self.warned
+                    .iter()
+                    .map(|((shard, i), n)| (*shard, Class::Warned, Some(*i), *n)),
+            )
             .collect();
         let corpus_columns = self.schema.fields().len() - 5;
         let mut columns: Vec<ArrayRef> = self.schema.fields()[..corpus_columns]
@@ -404,7 +420,9 @@ impl Tally {
             .collect();
         columns.push(Arc::new(UInt64Array::new_null(rows.len())));
         columns.push(Arc::new(rows.iter().map(|row| Some(row.0)).collect::<UInt32Array>()));
-        columns.push(Arc::new(rows.iter().map(|row| Some(row.1 as i8)).collect::<Int8Array>()));
+        columns.push(Arc::new(
+            rows.iter().map(|row| Some(row.1 as i8)).collect::<Int8Array>(),
+        ));
         columns.push(Arc::new(rows.iter().map(|row| row.2).collect::<Int32Array>()));
         columns.push(Arc::new(rows.iter().map(|row| Some(row.3)).collect::<Int64Array>()));
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)

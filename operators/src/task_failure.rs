@@ -46,7 +46,11 @@ impl TaskFailure {
         let mut message = None;
         for link in chain(error) {
             if let Some(operator) = link.downcast_ref::<OperatorError>() {
-                cause = if operator.retry() { FailureCause::Transient } else { FailureCause::Refused };
+                cause = if operator.retry() {
+                    FailureCause::Transient
+                } else {
+                    FailureCause::Refused
+                };
                 message = Some(told(operator));
             } else if let Some(found) = link.downcast_ref::<IoError>().and_then(of_io) {
                 cause = found;
@@ -149,10 +153,16 @@ mod tests {
 
     #[test]
     fn a_failure_survives_what_an_engine_writes_around_it() {
-        let refused = OperatorError::DuplicateKey { columns: "id".into(), examples: "(id = \"ü\")".into() };
+        let refused = OperatorError::DuplicateKey {
+            columns: "id".into(),
+            examples: "(id = \"ü\")".into(),
+        };
         let failure = TaskFailure::of(&DataFusionError::from(refused).context("while sorting"));
         assert_eq!(failure.cause, FailureCause::Refused);
-        let text = format!("Job failed: {:?}", DataFusionError::Execution(failure.to_text()).to_string());
+        let text = format!(
+            "Job failed: {:?}",
+            DataFusionError::Execution(failure.to_text()).to_string()
+        );
         assert_eq!(TaskFailure::find(&text), Some(failure));
         assert_eq!(TaskFailure::find("Job failed: corpusmill-failure:zz:"), None);
         assert_eq!(TaskFailure::find("Job failed"), None);
@@ -165,14 +175,23 @@ mod tests {
         assert_eq!(cause(io(ErrorKind::StorageFull)), FailureCause::DiskFull);
         assert_eq!(cause(io(ErrorKind::ConnectionReset)), FailureCause::Transient);
         assert_eq!(cause(io(ErrorKind::NotFound)), FailureCause::Engine);
-        assert_eq!(cause(DataFusionError::Shared(io(ErrorKind::TimedOut).into())), FailureCause::Transient);
+        assert_eq!(
+            cause(DataFusionError::Shared(io(ErrorKind::TimedOut).into())),
+            FailureCause::Transient
+        );
         let store = |source| object_store::Error::Generic { store: "s3", source };
         let full: Box<dyn StdError + Send + Sync> = Box::new(IoError::from(ErrorKind::StorageFull));
-        let full = OperatorError::Store { path: "x".into(), source: store(full) };
+        let full = OperatorError::Store {
+            path: "x".into(),
+            source: store(full),
+        };
         assert_eq!(cause(full.into()), FailureCause::DiskFull);
         let unwell = DataFusionError::ObjectStore(Box::new(store("503".into())));
         assert_eq!(cause(unwell), FailureCause::Transient);
-        let lost = OperatorError::Exchange { shard: 3, detail: "got 7 rows".into() };
+        let lost = OperatorError::Exchange {
+            shard: 3,
+            detail: "got 7 rows".into(),
+        };
         assert_eq!(cause(lost.into()), FailureCause::Transient);
         assert_eq!(cause(DataFusionError::Execution("no".into())), FailureCause::Engine);
     }

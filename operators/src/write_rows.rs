@@ -12,8 +12,7 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties,
-    ReplaceChildrenOptions,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties, ReplaceChildrenOptions,
 };
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -54,13 +53,16 @@ impl WriteRows {
     pub fn new(input: Arc<dyn ExecutionPlan>, sink: Arc<RowSink>) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(receipt_schema()),
-            datafusion::physical_plan::Partitioning::UnknownPartitioning(
-                input.output_partitioning().partition_count(),
-            ),
+            datafusion::physical_plan::Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             datafusion::physical_plan::execution_plan::EmissionType::Final,
             input.boundedness(),
         );
-        Self { sink, input, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() }
+        Self {
+            sink,
+            input,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 
     /// What it was made with.
@@ -74,8 +76,14 @@ impl WriteRows {
     /// # Errors
     /// When this plan does not know the split of one of them.
     pub fn of_partitions(&self, partitions: &[usize]) -> Result<Self> {
-        let splits = partitions.iter().map(|partition| self.split(*partition)).collect::<Result<_>>()?;
-        let sink = RowSink { splits: Some(splits), ..self.sink.as_ref().clone() };
+        let splits = partitions
+            .iter()
+            .map(|partition| self.split(*partition))
+            .collect::<Result<_>>()?;
+        let sink = RowSink {
+            splits: Some(splits),
+            ..self.sink.as_ref().clone()
+        };
         Ok(Self::new(Arc::clone(&self.input), Arc::new(sink)))
     }
 
@@ -127,16 +135,14 @@ impl ExecutionPlan for WriteRows {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = children
-            .pop()
-            .ok_or(OperatorError::Plan { operator: "WriteRows", detail: "no input".into() })?;
+        let input = children.pop().ok_or(OperatorError::Plan {
+            operator: "WriteRows",
+            detail: "no input".into(),
+        })?;
         Ok(Arc::new(Self::new(input, Arc::clone(&self.sink))))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let mode = datafusion::physical_plan::ChildrenPropertiesMode::Recompute;
         self.replace_children(children, ReplaceChildrenOptions::new(mode))
     }
@@ -193,7 +199,9 @@ async fn write(
         quarantined: BTreeMap::new(),
         warnings: BTreeMap::new(),
     };
-    receipt.put(&sink.staging.store(context)?, &sink.staging.prefix()?).await?;
+    receipt
+        .put(&sink.staging.store(context)?, &sink.staging.prefix()?)
+        .await?;
     failpoint::hit("split-done");
     Ok(receipt)
 }

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{
-    DataType, Field, Int8Type, Int32Type, Int64Type, Schema, SchemaRef, UInt32Type,
-};
+use datafusion::arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Int64Type, Schema, SchemaRef, UInt32Type};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -15,8 +13,7 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties,
-    ReplaceChildrenOptions,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties, ReplaceChildrenOptions,
 };
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -86,13 +83,16 @@ impl WriteShards {
         }
         let properties = PlanProperties::new(
             EquivalenceProperties::new(receipt_schema()),
-            datafusion::physical_plan::Partitioning::UnknownPartitioning(
-                input.output_partitioning().partition_count(),
-            ),
+            datafusion::physical_plan::Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             datafusion::physical_plan::execution_plan::EmissionType::Incremental,
             input.boundedness(),
         );
-        Ok(Self { sink, input, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() })
+        Ok(Self {
+            sink,
+            input,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
     }
 
     /// What it was made with.
@@ -109,22 +109,32 @@ pub(crate) fn receipt_schema() -> SchemaRef {
 
 /// One row that holds a receipt.
 pub(crate) fn receipt_batch(receipt: &Receipt) -> Result<RecordBatch> {
-    let json = serde_json::to_string(receipt)
-        .map_err(|source| OperatorError::Receipt { path: receipt.object_name(), source })?;
-    Ok(RecordBatch::try_new(receipt_schema(), vec![Arc::new(StringArray::from(vec![json]))])?)
+    let json = serde_json::to_string(receipt).map_err(|source| OperatorError::Receipt {
+        path: receipt.object_name(),
+        source,
+    })?;
+    Ok(RecordBatch::try_new(
+        receipt_schema(),
+        vec![Arc::new(StringArray::from(vec![json]))],
+    )?)
 }
 
 /// What makes the names of one attempt unique: the engine's task id where there is one, and a random part.
 pub(crate) fn attempt(context: &TaskContext) -> String {
     let task = context.task_id().unwrap_or_else(|| "local".to_owned());
-    let task: String =
-        task.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let task: String = task
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .collect();
     let random = uuid::Uuid::new_v4().simple().to_string();
     format!("{task}-{}", &random[..8])
 }
 
 fn malformed(detail: String) -> OperatorError {
-    OperatorError::Plan { operator: "WriteShards", detail }
+    OperatorError::Plan {
+        operator: "WriteShards",
+        detail,
+    }
 }
 
 impl DisplayAs for WriteShards {
@@ -173,10 +183,7 @@ impl ExecutionPlan for WriteShards {
         Ok(Arc::new(Self::try_new(input, Arc::clone(&self.sink))?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let mode = datafusion::physical_plan::ChildrenPropertiesMode::Recompute;
         self.replace_children(children, ReplaceChildrenOptions::new(mode))
     }
@@ -190,7 +197,12 @@ impl ExecutionPlan for WriteShards {
         let sink = Arc::clone(&self.sink);
         // The task belongs to the stream: who drops the stream stops the writing.
         builder.spawn(async move {
-            let mut writer = Writing { sink, context, input, open: None };
+            let mut writer = Writing {
+                sink,
+                context,
+                input,
+                open: None,
+            };
             while let Some(receipt) = writer.next_receipt().await? {
                 rows.add(usize::try_from(receipt.rows_out).unwrap_or(usize::MAX));
                 bytes.add(usize::try_from(receipt.bytes).unwrap_or(usize::MAX));
@@ -253,8 +265,7 @@ impl Writing {
     }
 
     fn open_split(&self, shard: u32) -> Result<Split> {
-        let reservation = MemoryConsumer::new(format!("WriteShards[{shard}]"))
-            .register(self.context.memory_pool());
+        let reservation = MemoryConsumer::new(format!("WriteShards[{shard}]")).register(self.context.memory_pool());
         Split::open(
             Arc::clone(&self.sink),
             shard,
@@ -267,15 +278,13 @@ impl Writing {
 }
 
 /// Completes a split: its files, then its receipt.
-async fn close(
-    sink: &Arc<ShardSink>,
-    context: &Arc<TaskContext>,
-    split: Option<Split>,
-) -> Result<Option<Receipt>> {
+async fn close(sink: &Arc<ShardSink>, context: &Arc<TaskContext>, split: Option<Split>) -> Result<Option<Receipt>> {
     let Some(split) = split else { return Ok(None) };
     let receipt = split.finish().await?;
     failpoint::hit("shard-written");
-    receipt.put(&sink.staging.store(context)?, &sink.staging.prefix()?).await?;
+    receipt
+        .put(&sink.staging.store(context)?, &sink.staging.prefix()?)
+        .await?;
     failpoint::hit("split-done");
     Ok(Some(receipt))
 }

@@ -6,9 +6,14 @@ use corpusmill_tests::{Place, Program};
 /// Runs a script as `bad.sql` and returns its error. No table may come of it.
 fn error_of(place: &Place, sql: &str, code: i32) -> Result<String> {
     place.write("bad.sql", sql)?;
-    let error = Program::new(place, &["run", "bad.sql", "--quiet"])?.run()?.failed(code)?;
+    let error = Program::new(place, &["run", "bad.sql", "--quiet"])?
+        .run()?
+        .failed(code)?;
     assert!(!error.contains("panicked"), "{error}");
-    assert!(!place.home().join("warehouse/c/_delta_log").exists(), "half a corpus was published:\n{error}");
+    assert!(
+        !place.home().join("warehouse/c/_delta_log").exists(),
+        "half a corpus was published:\n{error}"
+    );
     Ok(error)
 }
 
@@ -54,7 +59,10 @@ fn invalid_utf8_is_found() -> Result<()> {
 fn a_null_key_is_shown() -> Result<()> {
     let place = Place::new()?;
     let create = table(&place, "id,body\n1,a\n,lost\n3,c\n")?;
-    says(&error_of(&place, &format!("{create}{CORPUS}"), 1)?, &["bad.sql:", "NULL", "id"]);
+    says(
+        &error_of(&place, &format!("{create}{CORPUS}"), 1)?,
+        &["bad.sql:", "NULL", "id"],
+    );
     Ok(())
 }
 
@@ -62,7 +70,10 @@ fn a_null_key_is_shown() -> Result<()> {
 fn a_duplicate_key_is_shown() -> Result<()> {
     let place = Place::new()?;
     let create = table(&place, "id,body\n1,a\n77,b\n77,c\n")?;
-    says(&error_of(&place, &format!("{create}{CORPUS}"), 1)?, &["bad.sql:", "77", "id"]);
+    says(
+        &error_of(&place, &format!("{create}{CORPUS}"), 1)?,
+        &["bad.sql:", "77", "id"],
+    );
     Ok(())
 }
 
@@ -70,7 +81,11 @@ fn a_duplicate_key_is_shown() -> Result<()> {
 fn a_wrong_type_is_explained() -> Result<()> {
     let place = Place::new()?;
     let create = table(&place, "id,body\n1,a\n2,b\n")?;
-    let error = error_of(&place, &format!("{create}SELECT normalize_text(id + INTERVAL '1 day') FROM t;"), 1)?;
+    let error = error_of(
+        &place,
+        &format!("{create}SELECT normalize_text(id + INTERVAL '1 day') FROM t;"),
+        1,
+    )?;
     says(&error, &["bad.sql:2"]);
     let create = "CREATE EXTERNAL TABLE u (id BIGINT, body VARCHAR) STORED AS CSV LOCATION 'u.csv' \
                   OPTIONS ('format.has_header' 'true');\nSELECT sum(id) FROM u;";
@@ -93,8 +108,12 @@ fn the_nearest_name_is_offered() -> Result<()> {
 #[test]
 fn a_syntax_error_points_at_its_place() -> Result<()> {
     let place = Place::new()?;
-    says(&error_of(&place, "SELECT 1;\nSELEC 2;\n", 1)?, &["bad.sql:2:1", "SELEC"]);
-    let sql = "CREATE CORPUS c (PRIMARY KEY (id),\n  CONSTRAINT x EXPECT (id > 1) ON VIOLATION DROPP ROW) AS SELECT 1 AS id;";
+    says(
+        &error_of(&place, "SELECT 1;\nSELEC 2;\n", 1)?,
+        &["bad.sql:2:1", "SELEC"],
+    );
+    let sql =
+        "CREATE CORPUS c (PRIMARY KEY (id),\n  CONSTRAINT x EXPECT (id > 1) ON VIOLATION DROPP ROW) AS SELECT 1 AS id;";
     says(&error_of(&place, sql, 1)?, &["bad.sql:2", "DROPP"]);
     place.write("latin1.sql", b"SELECT 1;\nSELECT '\xe9';\n")?;
     let error = Program::new(&place, &["run", "latin1.sql"])?.run()?.failed(1)?;
@@ -119,7 +138,10 @@ fn an_expectation_that_fails_ends_with_3() -> Result<()> {
     let create = table(&place, "id,body\n1,a\n2,b\n")?;
     let corpus = "CREATE CORPUS c (PRIMARY KEY (id), CONSTRAINT enough EXPECT CORPUS (count(*) >= 1000) \
                   ON VIOLATION FAIL BUILD) AS SELECT * FROM t;";
-    says(&error_of(&place, &format!("{create}{corpus}"), 3)?, &["enough", "count(*) >= 1000", "2"]);
+    says(
+        &error_of(&place, &format!("{create}{corpus}"), 3)?,
+        &["enough", "count(*) >= 1000", "2"],
+    );
     let builds = Program::new(&place, &["builds", "-o", "json"])?.run()?.succeeded()?;
     assert!(builds.contains("\"failed\"") && builds.contains("enough"), "{builds}");
     Ok(())
@@ -138,7 +160,11 @@ fn what_is_not_reproducible_is_refused_with_the_fix() -> Result<()> {
 fn a_home_that_cannot_be_written_is_named() -> Result<()> {
     let place = Place::new()?;
     place.write("file", "in the way")?;
-    let ended = Program::new(&place, &["run", "-c", "CREATE VIEW v AS SELECT 1 AS n", "--home", "file/home"])?.run()?;
+    let ended = Program::new(
+        &place,
+        &["run", "-c", "CREATE VIEW v AS SELECT 1 AS n", "--home", "file/home"],
+    )?
+    .run()?;
     says(&ended.failed(1)?, &["file/home"]);
     Ok(())
 }
@@ -149,9 +175,15 @@ fn a_full_disk_is_said_and_nothing_is_published() -> Result<()> {
     let place = Place::new()?;
     let home = place.home();
     std::fs::create_dir(&home)?;
-    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&home).output()?;
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
+        .arg(&home)
+        .output()?;
     if !mount.status.success() {
-        corpusmill_tests::not_run_here("a_full_disk_is_said_and_nothing_is_published", "mounting a tmpfs is not allowed");
+        corpusmill_tests::not_run_here(
+            "a_full_disk_is_said_and_nothing_is_published",
+            "mounting a tmpfs is not allowed",
+        );
         return Ok(());
     }
     let create = "CREATE CORPUS c (PRIMARY KEY (id)) AS SELECT value AS id, sha512(CAST(value AS VARCHAR)) AS noise \

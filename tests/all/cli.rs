@@ -10,8 +10,21 @@ use serde_json::Value;
 fn help_shows_examples_and_exit_codes() -> Result<()> {
     let place = Place::new()?;
     let help = Program::new(&place, &["--help"])?.run()?.succeeded()?;
-    for wanted in ["run", "corpora", "builds", "show", "verify", "vacuum", "export", "generate", "completions"] {
-        assert!(help.contains(&format!("\n  {wanted} ")), "{wanted} is not in the help:\n{help}");
+    for wanted in [
+        "run",
+        "corpora",
+        "builds",
+        "show",
+        "verify",
+        "vacuum",
+        "export",
+        "generate",
+        "completions",
+    ] {
+        assert!(
+            help.contains(&format!("\n  {wanted} ")),
+            "{wanted} is not in the help:\n{help}"
+        );
         let help = Program::new(&place, &[wanted, "--help"])?.run()?.succeeded()?;
         assert!(help.contains("Example"), "{wanted} --help has no example");
     }
@@ -22,7 +35,13 @@ fn help_shows_examples_and_exit_codes() -> Result<()> {
 #[test]
 fn a_wrong_command_line_ends_with_2() -> Result<()> {
     let place = Place::new()?;
-    for arguments in [&["rnu"][..], &["run"], &["run", "a.sql", "-c", "SELECT 1"], &["show", "a@latest"], &["run", "x", "--memory-limit", "3"]] {
+    for arguments in [
+        &["rnu"][..],
+        &["run"],
+        &["run", "a.sql", "-c", "SELECT 1"],
+        &["show", "a@latest"],
+        &["run", "x", "--memory-limit", "3"],
+    ] {
         Program::new(&place, arguments)?.run()?.failed(2)?;
     }
     Ok(())
@@ -41,7 +60,11 @@ fn looking_makes_no_home() -> Result<()> {
 fn rows_come_as_table_json_and_csv() -> Result<()> {
     let place = Place::new()?;
     let sql = "SELECT 1 AS a, 'x,y' AS b UNION ALL SELECT 2, NULL ORDER BY a";
-    let run = |output| Program::new(&place, &["run", "-c", sql, "--output", output])?.run()?.succeeded();
+    let run = |output| {
+        Program::new(&place, &["run", "-c", sql, "--output", output])?
+            .run()?
+            .succeeded()
+    };
     assert_eq!(run("csv")?, "a,b\n1,\"x,y\"\n2,\n");
     let rows: Value = serde_json::from_str(&run("json")?)?;
     assert_eq!(rows, serde_json::json!([{ "a": 1, "b": "x,y" }, { "a": 2 }]));
@@ -55,10 +78,14 @@ fn several_files_and_standard_input_are_scripts() -> Result<()> {
     let place = Place::new()?;
     place.write("one.sql", "\u{feff}CREATE VIEW one AS SELECT 1 AS n;")?;
     place.write("two.sql", "SELECT n + 1 AS m FROM one;")?;
-    let out = Program::new(&place, &["run", "one.sql", "two.sql", "-o", "csv"])?.run()?.succeeded()?;
+    let out = Program::new(&place, &["run", "one.sql", "two.sql", "-o", "csv"])?
+        .run()?
+        .succeeded()?;
     assert_eq!(out, "m\n2\n");
     // No second file, no first statement: a mistyped name shows before anything ran.
-    let error = Program::new(&place, &["run", "one.sql", "thre.sql"])?.run()?.failed(1)?;
+    let error = Program::new(&place, &["run", "one.sql", "thre.sql"])?
+        .run()?
+        .failed(1)?;
     assert!(error.contains("thre.sql"), "{error}");
     Ok(())
 }
@@ -73,7 +100,11 @@ fn a_reader_that_leaves_early_is_no_error() -> Result<()> {
     out.read_line(&mut first)?;
     drop(out);
     let mut error = String::new();
-    child.stderr.take().context("no standard error")?.read_to_string(&mut error)?;
+    child
+        .stderr
+        .take()
+        .context("no standard error")?
+        .read_to_string(&mut error)?;
     assert_eq!(child.wait()?.code(), Some(0), "{error}");
     assert!(!error.contains("error") && !error.contains("panicked"), "{error}");
     Ok(())
@@ -84,7 +115,10 @@ fn completions_are_printed_for_each_shell() -> Result<()> {
     let place = Place::new()?;
     for shell in ["bash", "zsh", "fish"] {
         let script = Program::new(&place, &["completions", shell])?.run()?.succeeded()?;
-        assert!(script.contains("generate") && script.contains("corpusmill"), "{shell}: {script}");
+        assert!(
+            script.contains("generate") && script.contains("corpusmill"),
+            "{shell}: {script}"
+        );
     }
     Ok(())
 }
@@ -97,7 +131,9 @@ fn generate_says_what_it_wrote_and_that_it_is_there() -> Result<()> {
     assert_eq!(written["tables"]["posts"]["rows"], 300);
     let again = generate()?.run()?;
     assert!(again.err.contains("already holds"), "{}", again.err);
-    let other = Program::new(&place, &["generate", "--posts", "301", "--out", "data"])?.run()?.failed(1)?;
+    let other = Program::new(&place, &["generate", "--posts", "301", "--out", "data"])?
+        .run()?
+        .failed(1)?;
     assert!(other.contains("--force"), "{other}");
     Ok(())
 }
@@ -112,7 +148,9 @@ fn publish(place: &Place) -> Result<Value> {
          WITH (shards = 2) AS SELECT post_id, lang, tokenize(body, 't') AS input_ids FROM posts;"
     );
     place.write("small.sql", sql)?;
-    let out = Program::new(place, &["run", "small.sql", "-o", "json"])?.run()?.succeeded()?;
+    let out = Program::new(place, &["run", "small.sql", "-o", "json"])?
+        .run()?
+        .succeeded()?;
     Ok(serde_json::from_str(&out)?)
 }
 
@@ -124,7 +162,9 @@ fn a_version_can_be_listed_shown_verified_and_vacuumed() -> Result<()> {
     assert!(build["drops"]["typed"].as_u64().is_some_and(|n| n > 50), "{build}");
     let json = |arguments: &[&str]| -> Result<Value> {
         let arguments = [arguments, &["-o", "json"]].concat();
-        Ok(serde_json::from_str(&Program::new(&place, &arguments)?.run()?.succeeded()?)?)
+        Ok(serde_json::from_str(
+            &Program::new(&place, &arguments)?.run()?.succeeded()?,
+        )?)
     };
     let corpora = json(&["corpora"])?;
     assert_eq!(corpora[0]["name"], "small");
@@ -164,7 +204,9 @@ fn a_version_is_exported_in_each_format() -> Result<()> {
         assert_eq!(Value::from(all), rows, "{format}");
         assert!(place.path().join(file).exists(), "{file}");
     }
-    let error = Program::new(&place, &["export", "small", "--format", "mds", "--to", "mds"])?.run()?.failed(1)?;
+    let error = Program::new(&place, &["export", "small", "--format", "mds", "--to", "mds"])?
+        .run()?
+        .failed(1)?;
     assert!(error.contains("mds"), "{error}");
     Ok(())
 }
@@ -174,7 +216,9 @@ fn an_altered_shard_is_found_and_ends_with_4() -> Result<()> {
     let place = Place::new()?;
     publish(&place)?;
     let folder = place.home().join("warehouse/small");
-    let mut shards: Vec<_> = std::fs::read_dir(&folder)?.filter_map(|e| Some(e.ok()?.path())).collect();
+    let mut shards: Vec<_> = std::fs::read_dir(&folder)?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .collect();
     shards.retain(|path| path.extension().is_some_and(|e| e == "parquet"));
     shards.sort();
     let shard = shards.first().context("no shard was written")?;

@@ -32,7 +32,11 @@ fn place(sql: &str) -> Result<Place> {
         let mut text = String::from("post_id,body\n");
         for row in 0..500 {
             let id = file * 500 + row;
-            text.push_str(&format!("{id},post number {id} speaks of things that {} people did in {}\n", id % 97, id % 31));
+            text.push_str(&format!(
+                "{id},post number {id} speaks of things that {} people did in {}\n",
+                id % 97,
+                id % 31
+            ));
         }
         place.write(&format!("posts/part-{file:02}.csv"), text)?;
     }
@@ -43,7 +47,9 @@ fn place(sql: &str) -> Result<Place> {
 /// What one process gives, without a cluster.
 fn embedded(sql: &str) -> Result<String> {
     let place = place(sql)?;
-    let out = Program::new(&place, &["run", "text.sql", "-o", "json", "--as-of", "2026-07-01"])?.run()?.succeeded()?;
+    let out = Program::new(&place, &["run", "text.sql", "-o", "json", "--as-of", "2026-07-01"])?
+        .run()?
+        .succeeded()?;
     let build: serde_json::Value = serde_json::from_str(out.trim().lines().last().context("nothing was printed")?)?;
     Ok(build["digest"].as_str().context("no digest was printed")?.to_owned())
 }
@@ -94,7 +100,10 @@ fn a_worker_that_dies_in_a_step_without_exchange_costs_its_splits_only() -> Resu
 #[test]
 fn kill_9_at_random_times_costs_no_row() -> Result<()> {
     let expected = embedded(SQL)?;
-    let rounds = std::env::var("CORPUSMILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let rounds = std::env::var("CORPUSMILL_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(2);
     for round in 0..rounds {
         let seed = RandomState::new().build_hasher().finish();
         let mut sandbox = cluster(SQL, &[None, None])?;
@@ -103,8 +112,15 @@ fn kill_9_at_random_times_costs_no_row() -> Result<()> {
         std::thread::sleep(wait);
         sandbox.kill_9((seed % 2) as usize)?;
         let ended = Ended::from(child.wait_with_output()?);
-        let digest = sandbox.digest_of(ended).with_context(|| format!("round {round}, seed {seed}"))?;
-        assert_eq!(digest, expected, "round {round}, seed {seed}: killed after {wait:?}\n{}", sandbox.logs());
+        let digest = sandbox
+            .digest_of(ended)
+            .with_context(|| format!("round {round}, seed {seed}"))?;
+        assert_eq!(
+            digest,
+            expected,
+            "round {round}, seed {seed}: killed after {wait:?}\n{}",
+            sandbox.logs()
+        );
     }
     Ok(())
 }
@@ -116,7 +132,11 @@ fn a_worker_that_is_told_to_stop_fails_no_build() -> Result<()> {
     let child = sandbox.submit("text.sql")?.start()?;
     std::thread::sleep(Duration::from_millis(1_500));
     let began = Instant::now();
-    assert!(sandbox.terminate(0)?.is_some_and(|code| [0, 130].contains(&code)), "{}", sandbox.logs());
+    assert!(
+        sandbox.terminate(0)?.is_some_and(|code| [0, 130].contains(&code)),
+        "{}",
+        sandbox.logs()
+    );
     assert!(began.elapsed() < Duration::from_secs(60));
     assert_eq!(sandbox.digest_of(Ended::from(child.wait_with_output()?))?, expected);
     Ok(())
@@ -127,11 +147,23 @@ fn errors_are_those_of_one_process() -> Result<()> {
     let sql = ONE_STEP.replace("SELECT post_id,", "SELECT post_id % 10 AS post_id,");
     let sandbox = cluster(&sql, &[None])?;
     let there = sandbox.submit("text.sql")?.run()?.failed(1)?;
-    ensure!(there.contains("primary key (post_id) is not unique"), "{there}\n{}", sandbox.logs());
-    let missing = Program::new(sandbox.place(), &["submit", "--coordinator", "http://127.0.0.1:1", "text.sql"])?;
+    ensure!(
+        there.contains("primary key (post_id) is not unique"),
+        "{there}\n{}",
+        sandbox.logs()
+    );
+    let missing = Program::new(
+        sandbox.place(),
+        &["submit", "--coordinator", "http://127.0.0.1:1", "text.sql"],
+    )?;
     let nobody = missing.run()?.failed(1)?;
-    ensure!(nobody.contains("no coordinator answers at http://127.0.0.1:1"), "{nobody}");
-    let listen = Program::new(sandbox.place(), &["coordinator", "--listen", "0.0.0.0:0"])?.run()?.failed(1)?;
+    ensure!(
+        nobody.contains("no coordinator answers at http://127.0.0.1:1"),
+        "{nobody}"
+    );
+    let listen = Program::new(sandbox.place(), &["coordinator", "--listen", "0.0.0.0:0"])?
+        .run()?
+        .failed(1)?;
     ensure!(listen.contains("0.0.0.0") && listen.contains("127.0.0.1"), "{listen}");
     Ok(())
 }

@@ -18,7 +18,11 @@ fn blocks(page: &str) -> Vec<Block> {
         match line.trim_end() {
             "```sql" | "```sql fails" if !inside => {
                 inside = true;
-                found.push(Block { line: number + 2, fails: line.contains("fails"), sql: String::new() });
+                found.push(Block {
+                    line: number + 2,
+                    fails: line.contains("fails"),
+                    sql: String::new(),
+                });
             }
             "```" => inside = false,
             line if inside => {
@@ -52,10 +56,15 @@ fn every_example_of_the_manual_runs() -> Result<()> {
     let page = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let blocks = blocks(&page);
     assert!(blocks.len() > 10, "docs/SQL.md has only {} examples", blocks.len());
-    let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(move || -> Result<Vec<String>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(16 << 20).build()?;
-        runtime.block_on(run(blocks))
-    })?;
+    let thread = std::thread::Builder::new()
+        .stack_size(32 << 20)
+        .spawn(move || -> Result<Vec<String>> {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .thread_stack_size(16 << 20)
+                .build()?;
+            runtime.block_on(run(blocks))
+        })?;
     let wrong = thread.join().map_err(|_| anyhow::anyhow!("an example panicked"))??;
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     Ok(())

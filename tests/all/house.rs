@@ -20,10 +20,14 @@ fn sources(extensions: &[&str]) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let foreign = name.starts_with('.') || ["target", "dist", "demo-data", "corpusmill-data", "generated"].contains(&&*name);
+            let foreign = name.starts_with('.')
+                || ["target", "dist", "demo-data", "corpusmill-data", "generated"].contains(&&*name);
             if path.is_dir() && !foreign {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)) {
+            } else if path
+                .extension()
+                .is_some_and(|e| extensions.iter().any(|wanted| e == *wanted))
+            {
                 found.push(path);
             }
         }
@@ -44,7 +48,10 @@ fn files_have_one_responsibility_each() -> Result<()> {
         let text = fs::read_to_string(&path)?;
         let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
         if lines > LINES_OF_A_FILE {
-            long.push(format!("{}: {lines} lines before its tests, at most {LINES_OF_A_FILE}", shown(&path)));
+            long.push(format!(
+                "{}: {lines} lines before its tests, at most {LINES_OF_A_FILE}",
+                shown(&path)
+            ));
         }
     }
     assert!(long.is_empty(), "cut these at a seam:\n{}", long.join("\n"));
@@ -67,7 +74,11 @@ fn functions_fit_on_a_screen() -> Result<()> {
             let end = format!("{}}}", &line[..line.len() - code.len()]);
             let length = lines[start..].iter().position(|l| *l == end).map_or(1, |n| n + 1);
             if length > LINES_OF_A_FUNCTION {
-                long.push(format!("{}:{}: {length} lines, at most {LINES_OF_A_FUNCTION}", shown(&path), start + 1));
+                long.push(format!(
+                    "{}:{}: {length} lines, at most {LINES_OF_A_FUNCTION}",
+                    shown(&path),
+                    start + 1
+                ));
             }
         }
     }
@@ -79,7 +90,10 @@ fn functions_fit_on_a_screen() -> Result<()> {
 fn names_say_something() -> Result<()> {
     let empty: Vec<String> = sources(&["rs", "py"])?
         .iter()
-        .filter(|path| path.file_stem().is_some_and(|stem| EMPTY_NAMES.iter().any(|name| stem == *name)))
+        .filter(|path| {
+            path.file_stem()
+                .is_some_and(|stem| EMPTY_NAMES.iter().any(|name| stem == *name))
+        })
         .map(|path| shown(path))
         .collect();
     assert!(empty.is_empty(), "name these for what they are about: {empty:?}");
@@ -102,6 +116,10 @@ fn versions_stand_in_the_root_only() -> Result<()> {
             }
         }
     }
-    assert!(wrong.is_empty(), "put these versions into the root Cargo.toml:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "put these versions into the root Cargo.toml:\n{}",
+        wrong.join("\n")
+    );
     Ok(())
 }

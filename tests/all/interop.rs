@@ -30,7 +30,10 @@ print(json.dumps({
 #[test]
 fn pyarrow_duckdb_and_deltalake_open_a_corpus() -> Result<()> {
     let Some(python) = python(&["duckdb", "deltalake", "pyarrow.dataset"]) else {
-        not_run_here("pyarrow_duckdb_and_deltalake_open_a_corpus", "no Python with duckdb, deltalake and pyarrow");
+        not_run_here(
+            "pyarrow_duckdb_and_deltalake_open_a_corpus",
+            "no Python with duckdb, deltalake and pyarrow",
+        );
         return Ok(());
     };
     let place = Place::new()?;
@@ -45,9 +48,15 @@ fn pyarrow_duckdb_and_deltalake_open_a_corpus() -> Result<()> {
     place.write("t.sql", sql)?;
     Program::new(&place, &["run", "t.sql"])?.run()?.succeeded()?;
     let count = "SELECT count(*) AS rows, sum(cardinality(input_ids)) AS tokens FROM t";
-    let ours = Program::new(&place, &["run", "-c", count, "-o", "json"])?.run()?.succeeded()?;
+    let ours = Program::new(&place, &["run", "-c", count, "-o", "json"])?
+        .run()?
+        .succeeded()?;
     let ours: Value = serde_json::from_str(&ours)?;
-    let read = Command::new(python).arg("-c").arg(READ).arg(place.home().join("warehouse/t")).output()?;
+    let read = Command::new(python)
+        .arg("-c")
+        .arg(READ)
+        .arg(place.home().join("warehouse/t"))
+        .output()?;
     if !read.status.success() {
         bail!("{}", String::from_utf8_lossy(&read.stderr));
     }
@@ -57,6 +66,9 @@ fn pyarrow_duckdb_and_deltalake_open_a_corpus() -> Result<()> {
     }
     assert_eq!(theirs["version"], 0);
     assert_eq!(theirs["tokens"], ours[0]["tokens"]);
-    assert_eq!(theirs["columns"], serde_json::json!(["body", "created_at", "half", "input_ids", "post_id"]));
+    assert_eq!(
+        theirs["columns"],
+        serde_json::json!(["body", "created_at", "half", "input_ids", "post_id"])
+    );
     Ok(())
 }

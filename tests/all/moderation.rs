@@ -11,10 +11,19 @@ fn run(place: &Place, more: &[&str]) -> Result<Value> {
         std::os::unix::fs::symlink(dataset()?, input)?;
     }
     let script = repository().join("examples/moderation.sql").display().to_string();
-    let arguments = [&["run", script.as_str(), "-o", "json", "--as-of", "2026-07-01"][..], more].concat();
+    let arguments = [
+        &["run", script.as_str(), "-o", "json", "--as-of", "2026-07-01"][..],
+        more,
+    ]
+    .concat();
     let out = Program::new(place, &arguments)?.run()?.succeeded()?;
-    let documents = serde_json::Deserializer::from_str(&out).into_iter::<Value>().collect::<Result<Vec<_>, _>>()?;
-    let build = documents.iter().find(|document| document["corpus"] == "mod_text").cloned();
+    let documents = serde_json::Deserializer::from_str(&out)
+        .into_iter::<Value>()
+        .collect::<Result<Vec<_>, _>>()?;
+    let build = documents
+        .iter()
+        .find(|document| document["corpus"] == "mod_text")
+        .cloned();
     Ok(build.unwrap_or_default())
 }
 
@@ -23,7 +32,10 @@ fn shards(place: &Place) -> Result<Vec<Vec<u8>>> {
     let mut files = Vec::new();
     for partition in std::fs::read_dir(place.home().join("warehouse/mod_text"))? {
         let partition = partition?.path();
-        if partition.file_name().is_some_and(|name| name.to_string_lossy().starts_with("split=")) {
+        if partition
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("split="))
+        {
             for file in std::fs::read_dir(partition)? {
                 files.push(file?.path());
             }
@@ -32,7 +44,10 @@ fn shards(place: &Place) -> Result<Vec<Vec<u8>>> {
     // Names carry build and attempt behind split and shard: in their order the files correspond.
     files.sort_by_key(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        (path.parent().map(ToOwned::to_owned), name.chars().take(8).collect::<String>())
+        (
+            path.parent().map(ToOwned::to_owned),
+            name.chars().take(8).collect::<String>(),
+        )
     });
     files.into_iter().map(|path| Ok(std::fs::read(path)?)).collect()
 }
@@ -41,7 +56,17 @@ fn shards(place: &Place) -> Result<Vec<Vec<u8>>> {
 fn the_example_gives_the_same_corpus_however_it_runs() -> Result<()> {
     let (one, two) = (Place::new()?, Place::new()?);
     let first = run(&one, &["--target-partitions", "1"])?;
-    let second = run(&two, &["--target-partitions", "7", "--batch-size", "311", "--memory-limit", "256M"])?;
+    let second = run(
+        &two,
+        &[
+            "--target-partitions",
+            "7",
+            "--batch-size",
+            "311",
+            "--memory-limit",
+            "256M",
+        ],
+    )?;
     assert!(first["rows"].as_u64().is_some_and(|rows| rows > 500), "{first}");
     assert_eq!(first["digest"], second["digest"]);
     let (a, b) = (shards(&one)?, shards(&two)?);
@@ -50,7 +75,10 @@ fn the_example_gives_the_same_corpus_however_it_runs() -> Result<()> {
 
     // Nothing has changed, so there is no new version.
     let again = run(&one, &[])?;
-    assert_eq!((&again["state"], &again["version"]), (&Value::from("unchanged"), &Value::from(0)));
+    assert_eq!(
+        (&again["state"], &again["version"]),
+        (&Value::from("unchanged"), &Value::from(0))
+    );
     Ok(())
 }
 
@@ -58,15 +86,27 @@ fn the_example_gives_the_same_corpus_however_it_runs() -> Result<()> {
 fn every_row_is_accounted_for() -> Result<()> {
     let place = Place::new()?;
     let build = run(&place, &[])?;
-    let sum = |of: &Value| of.as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum::<u64>();
+    let sum = |of: &Value| {
+        of.as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, n)| n.as_u64())
+            .sum::<u64>()
+    };
     let rows_in = build["rows_in"].as_u64().unwrap_or_default();
     assert_eq!(rows_in, 1_500);
     let left_out = sum(&build["drops"]) + sum(&build["quarantined"]);
     assert_eq!(build["rows"].as_u64(), Some(rows_in - left_out), "{build}");
-    let csv = |sql: &str| Program::new(&place, &["run", "-c", sql, "-o", "csv"])?.run()?.succeeded();
+    let csv = |sql: &str| {
+        Program::new(&place, &["run", "-c", sql, "-o", "csv"])?
+            .run()?
+            .succeeded()
+    };
     let quarantined = csv("SELECT count(*) AS n FROM mod_text.quarantine")?;
     assert_eq!(quarantined, format!("n\n{}\n", sum(&build["quarantined"])));
-    let leaks = csv("SELECT count(*) AS n FROM (SELECT user_id FROM mod_text GROUP BY user_id HAVING count(DISTINCT split) > 1)")?;
+    let leaks = csv(
+        "SELECT count(*) AS n FROM (SELECT user_id FROM mod_text GROUP BY user_id HAVING count(DISTINCT split) > 1)",
+    )?;
     assert_eq!(leaks, "n\n0\n");
     Ok(())
 }

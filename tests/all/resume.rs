@@ -25,7 +25,11 @@ fn place() -> Result<Place> {
         let mut text = String::from("post_id,body\n");
         for row in 0..1_500 {
             let id = file * 1_500 + row;
-            text.push_str(&format!("{id},post number {id} speaks of things that {} people did in {}\n", id % 97, id % 31));
+            text.push_str(&format!(
+                "{id},post number {id} speaks of things that {} people did in {}\n",
+                id % 97,
+                id % 31
+            ));
         }
         place.write(&format!("posts/part-{file:02}.csv"), text)?;
     }
@@ -34,7 +38,16 @@ fn place() -> Result<Place> {
 }
 
 fn arguments() -> [&'static str; 8] {
-    ["run", "text.sql", "-o", "json", "--as-of", "2026-07-01", "--target-partitions", "4"]
+    [
+        "run",
+        "text.sql",
+        "-o",
+        "json",
+        "--as-of",
+        "2026-07-01",
+        "--target-partitions",
+        "4",
+    ]
 }
 
 fn digest(out: &str) -> Result<String> {
@@ -54,7 +67,11 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
         // A folder may be gone again: the build goes on meanwhile.
-        for path in std::fs::read_dir(next).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())) {
+        for path in std::fs::read_dir(next)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| Some(e.ok()?.path()))
+        {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == extension) {
@@ -90,7 +107,10 @@ fn a_killed_build_goes_on_and_gives_the_same_rows() -> Result<()> {
     child.kill()?;
     child.wait()?;
     assert!(alive, "the build ended before it could be killed: make the data larger");
-    assert!(files(&place.home().join("warehouse/text/_delta_log"), "json").is_empty(), "half a corpus was published");
+    assert!(
+        files(&place.home().join("warehouse/text/_delta_log"), "json").is_empty(),
+        "half a corpus was published"
+    );
     let again = Program::new(&place, &arguments())?.run()?;
     assert_eq!(digest(&again.succeeded()?)?, wanted);
     Program::new(&place, &["verify", "text"])?.run()?.succeeded()?;
@@ -105,7 +125,10 @@ fn control_c_stops_cleanly_and_the_same_command_goes_on() -> Result<()> {
     let alive = underway(&mut child, &place)?;
     let asked = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
     let ended = Ended::from(child.wait_with_output()?);
-    assert!(alive && asked.success(), "the build ended before it could be stopped: make the data larger");
+    assert!(
+        alive && asked.success(),
+        "the build ended before it could be stopped: make the data larger"
+    );
     let error = ended.failed(130)?;
     assert!(error.contains("run the same command"), "{error}");
     let again = Program::new(&place, &arguments())?.run()?;
@@ -122,7 +145,10 @@ fn two_writers_do_not_meet() -> Result<()> {
     // Reading is free meanwhile.
     let reader = Program::new(&place, &["corpora"])?.run()?;
     let first = Ended::from(child.wait_with_output()?);
-    assert!(alive, "the build ended before anybody could meet it: make the data larger");
+    assert!(
+        alive,
+        "the build ended before anybody could meet it: make the data larger"
+    );
     first.succeeded()?;
     reader.succeeded()?;
     let error = second.failed(75)?;

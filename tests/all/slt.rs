@@ -49,8 +49,14 @@ impl AsyncDB for Connection {
         Ok(match (answer.rows, answer.build) {
             (Some((types, rows)), _) => {
                 let clean = |value: String| self.database.without_paths(&value);
-                let rows = rows.into_iter().map(|row| row.into_iter().map(clean).collect()).collect();
-                DBOutput::Rows { types: types.iter().map(column).collect(), rows }
+                let rows = rows
+                    .into_iter()
+                    .map(|row| row.into_iter().map(clean).collect())
+                    .collect();
+                DBOutput::Rows {
+                    types: types.iter().map(column).collect(),
+                    rows,
+                }
             }
             (None, Some(build)) => DBOutput::StatementComplete(build.rows),
             (None, None) => DBOutput::StatementComplete(0),
@@ -77,8 +83,13 @@ async fn run(file: PathBuf) -> Result<()> {
     let mut runner = Runner::new(connect);
     runner.with_column_validator(strict_column_validator);
     if std::env::var_os("UPDATE_SLT").is_some() {
-        let update =
-            runner.update_test_file(&file, " ", default_validator, default_normalizer, strict_column_validator);
+        let update = runner.update_test_file(
+            &file,
+            " ",
+            default_validator,
+            default_normalizer,
+            strict_column_validator,
+        );
         update.await.map_err(|error| anyhow::anyhow!("{error}"))?;
         return Ok(());
     }
@@ -93,16 +104,26 @@ fn sql_answers_as_written() -> Result<()> {
     for file in files {
         // A thread with a deep stack: planning recurses, and this build is not optimised.
         let name = file.display().to_string();
-        let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(move || -> Result<()> {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(16 << 20).build()?;
-            runtime.block_on(run(file))
-        })?;
+        let thread = std::thread::Builder::new()
+            .stack_size(32 << 20)
+            .spawn(move || -> Result<()> {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .enable_all()
+                    .thread_stack_size(16 << 20)
+                    .build()?;
+                runtime.block_on(run(file))
+            })?;
         match thread.join() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failed.push(format!("{name}\n{error:#}")),
             Err(_) => failed.push(format!("{name}\npanicked")),
         }
     }
-    assert!(failed.is_empty(), "{} files failed:\n{}", failed.len(), failed.join("\n\n"));
+    assert!(
+        failed.is_empty(),
+        "{} files failed:\n{}",
+        failed.len(),
+        failed.join("\n\n")
+    );
     Ok(())
 }

@@ -8,7 +8,10 @@ use serde_json::Value;
 #[test]
 fn real_posts_become_a_corpus() -> Result<()> {
     let Some(file) = shared("data/tweets/labeled_data.csv") else {
-        not_run_here("real_posts_become_a_corpus", "../shared/data/tweets/labeled_data.csv is not here");
+        not_run_here(
+            "real_posts_become_a_corpus",
+            "../shared/data/tweets/labeled_data.csv is not here",
+        );
         return Ok(());
     };
     let place = Place::new()?;
@@ -38,13 +41,25 @@ fn real_posts_become_a_corpus() -> Result<()> {
         tokenizer.display()
     );
     place.write("tweets.sql", sql)?;
-    let out = Program::new(&place, &["run", "tweets.sql", "-o", "json"])?.run()?.succeeded()?;
+    let out = Program::new(&place, &["run", "tweets.sql", "-o", "json"])?
+        .run()?
+        .succeeded()?;
     let build: Value = serde_json::from_str(&out)?;
     assert_eq!(build["rows_in"], 24_783);
-    assert!(build["drops"]["representative"].as_u64().is_some_and(|n| n > 0), "{build}");
-    let csv = |sql: &str| Program::new(&place, &["run", "-c", sql, "-o", "csv"])?.run()?.succeeded();
+    assert!(
+        build["drops"]["representative"].as_u64().is_some_and(|n| n > 0),
+        "{build}"
+    );
+    let csv = |sql: &str| {
+        Program::new(&place, &["run", "-c", sql, "-o", "csv"])?
+            .run()?
+            .succeeded()
+    };
     // Character references were resolved, and most posts are known to be English.
-    assert_eq!(csv("SELECT count(*) AS n FROM tweets_text WHERE body LIKE '%&amp;%' OR body LIKE '%&#%;%'")?, "n\n0\n");
+    assert_eq!(
+        csv("SELECT count(*) AS n FROM tweets_text WHERE body LIKE '%&amp;%' OR body LIKE '%&#%;%'")?,
+        "n\n0\n"
+    );
     let english = csv("SELECT avg(CASE WHEN lang = 'en' THEN 1.0 ELSE 0.0 END) > 0.7 AS ok FROM tweets_text")?;
     assert_eq!(english, "ok\ntrue\n");
     Program::new(&place, &["verify", "tweets_text"])?.run()?.succeeded()?;

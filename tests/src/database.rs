@@ -46,7 +46,10 @@ impl Database {
         // Two partitions, whatever the machine has: plans in expected output do not depend on it.
         options.target_partitions = Some(2);
         change(&mut options);
-        Ok(Self { coordinator: Coordinator::open(options).await?, place })
+        Ok(Self {
+            coordinator: Coordinator::open(options).await?,
+            place,
+        })
     }
 
     /// The coordinator.

@@ -21,7 +21,9 @@ impl Place {
     /// # Errors
     /// When there is no temporary folder.
     pub fn new() -> Result<Self> {
-        Ok(Self { folder: tempfile::Builder::new().prefix("corpusmill-test-").tempdir()? })
+        Ok(Self {
+            folder: tempfile::Builder::new().prefix("corpusmill-test-").tempdir()?,
+        })
     }
 
     /// The folder.
@@ -61,9 +63,16 @@ pub fn repository() -> PathBuf {
 pub fn dataset() -> Result<&'static Path> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let made = MADE.get_or_init(|| {
-        let wanted = Options { seed: 11, posts: 1_500, images: 4, format: Format::Parquet };
+        let wanted = Options {
+            seed: 11,
+            posts: 1_500,
+            images: 4,
+            format: Format::Parquet,
+        };
         // nextest runs each test in a process of its own: they share the folder, which appears whole or not at all.
-        let folder = std::env::temp_dir().join("corpusmill-test-data").join(format!("{}-{}", wanted.seed, wanted.posts));
+        let folder = std::env::temp_dir()
+            .join("corpusmill-test-data")
+            .join(format!("{}-{}", wanted.seed, wanted.posts));
         let private = folder.with_file_name(format!("{}-{}", wanted.seed, std::process::id()));
         let make = || -> Result<PathBuf> {
             if !folder.join("dataset.json").exists() {
@@ -78,7 +87,8 @@ pub fn dataset() -> Result<&'static Path> {
         };
         make().map_err(|error| format!("{error:#}"))
     });
-    made.as_deref().map_err(|error| anyhow::anyhow!("cannot make the test data: {error}"))
+    made.as_deref()
+        .map_err(|error| anyhow::anyhow!("cannot make the test data: {error}"))
 }
 
 /// A file that the project does not own and that may be absent.
@@ -94,7 +104,10 @@ pub fn python(modules: &[&str]) -> Option<PathBuf> {
         None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/corpusmill/venv/bin/python"),
     };
     let import = format!("import {}", modules.join(", "));
-    let works = Command::new(&python).args(["-c", &import]).output().is_ok_and(|o| o.status.success());
+    let works = Command::new(&python)
+        .args(["-c", &import])
+        .output()
+        .is_ok_and(|o| o.status.success());
     works.then_some(python)
 }
 
@@ -102,7 +115,10 @@ pub fn python(modules: &[&str]) -> Option<PathBuf> {
 ///
 /// Test runners hide what a passing test prints, so the line also goes to the file that `CORPUSMILL_NOT_RUN` names;
 /// `make test` shows that file at its end.
-#[expect(clippy::print_stderr, reason = "the only way to be heard from inside a test that is not a failure")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the only way to be heard from inside a test that is not a failure"
+)]
 pub fn not_run_here(test: &str, why: &str) {
     let line = format!("not run here: {test}: {why}");
     eprintln!("{line}");

@@ -30,10 +30,16 @@ pub struct Ended {
 /// When it was not: says how.
 pub fn program() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("the test binary lies nowhere")?;
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .context("the test binary lies nowhere")?;
     let program = folder.join("corpusmill");
     if !program.exists() {
-        bail!("{} is not there: run `make test`, or `cargo build --workspace` first", program.display());
+        bail!(
+            "{} is not there: run `make test`, or `cargo build --workspace` first",
+            program.display()
+        );
     }
     Ok(program)
 }
@@ -45,8 +51,14 @@ impl Program {
     /// When the program was not built.
     pub fn new(place: &Place, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(program()?);
-        command.args(arguments).env("CORPUSMILL_HOME", place.home()).current_dir(place.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .env("CORPUSMILL_HOME", place.home())
+            .current_dir(place.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         Ok(Self { command })
     }
 

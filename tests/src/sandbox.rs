@@ -28,8 +28,13 @@ impl Sandbox {
     /// # Errors
     /// When it cannot be started or does not say its address.
     pub fn new(place: Place) -> Result<Self> {
-        let mut coordinator = Program::new(&place, &["coordinator", "--listen", "127.0.0.1:0"])?.log_to("coordinator.log")?.start()?;
-        let out = coordinator.stdout.take().context("the coordinator has no standard output")?;
+        let mut coordinator = Program::new(&place, &["coordinator", "--listen", "127.0.0.1:0"])?
+            .log_to("coordinator.log")?
+            .start()?;
+        let out = coordinator
+            .stdout
+            .take()
+            .context("the coordinator has no standard output")?;
         let mut url = String::new();
         BufReader::new(out).read_line(&mut url)?;
         let url = url.trim().to_owned();
@@ -37,7 +42,12 @@ impl Sandbox {
             let status = coordinator.wait()?;
             bail!("the coordinator ended ({status}): {}", log(&place, "coordinator.log"));
         }
-        Ok(Self { place, url, coordinator, workers: Vec::new() })
+        Ok(Self {
+            place,
+            url,
+            coordinator,
+            workers: Vec::new(),
+        })
     }
 
     /// Starts one more worker of two tasks; `failpoint` is where it will kill itself.
@@ -48,7 +58,15 @@ impl Sandbox {
         let number = self.workers.len();
         let folder = self.place.path().join("work");
         let folder = folder.to_str().context("the place has a strange name")?;
-        let arguments = ["worker", "--coordinator", &self.url, "--vcores", "2", "--work-dir", folder];
+        let arguments = [
+            "worker",
+            "--coordinator",
+            &self.url,
+            "--vcores",
+            "2",
+            "--work-dir",
+            folder,
+        ];
         let mut program = Program::new(&self.place, &arguments)?.log_to(&format!("worker-{number}.log"))?;
         if let Some(failpoint) = failpoint {
             program = program.env("CORPUSMILL_FAILPOINT", failpoint);
@@ -78,7 +96,19 @@ impl Sandbox {
     /// # Errors
     /// When the program was not built.
     pub fn submit(&self, file: &str) -> Result<Program> {
-        Program::new(&self.place, &["submit", file, "--coordinator", &self.url, "-o", "json", "--as-of", "2026-07-01"])
+        Program::new(
+            &self.place,
+            &[
+                "submit",
+                file,
+                "--coordinator",
+                &self.url,
+                "-o",
+                "json",
+                "--as-of",
+                "2026-07-01",
+            ],
+        )
     }
 
     /// Submits a file, and gives the digest of the corpus that it builds.
@@ -138,7 +168,10 @@ impl Sandbox {
     pub fn logs(&self) -> String {
         let mut text = format!("coordinator:\n{}", log(&self.place, "coordinator.log"));
         for number in 0..self.workers.len() {
-            text.push_str(&format!("\nworker {number}:\n{}", log(&self.place, &format!("worker-{number}.log"))));
+            text.push_str(&format!(
+                "\nworker {number}:\n{}",
+                log(&self.place, &format!("worker-{number}.log"))
+            ));
         }
         text
     }

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ballista_core::JobId;
 use ballista_core::error::BallistaError;
-use ballista_core::serde::protobuf::{
-    RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport,
-};
+use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, failpoint};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::prelude::SessionConfig;
 
 /// Makes tasks.
@@ -25,7 +23,9 @@ pub(crate) struct StepEngine {
 
 impl StepEngine {
     pub(crate) fn new() -> Self {
-        Self { inner: DefaultExecutionEngine::new() }
+        Self {
+            inner: DefaultExecutionEngine::new(),
+        }
     }
 }
 
@@ -41,8 +41,10 @@ impl ExecutionEngine for StepEngine {
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
         let (plan, writes) = with_splits(plan, &partitions).map_err(told)?;
-        let inner =
-            self.inner.create_query_stage_exec(job, stage, task, partitions, plan, work_dir, config).map_err(told)?;
+        let inner = self
+            .inner
+            .create_query_stage_exec(job, stage, task, partitions, plan, work_dir, config)
+            .map_err(told)?;
         Ok(Arc::new(Task { inner, writes }))
     }
 }
@@ -57,7 +59,9 @@ fn with_splits(plan: Arc<dyn ExecutionPlan>, partitions: &[usize]) -> Result<(Ar
         match node.downcast_ref::<WriteRows>() {
             Some(rows) => {
                 writes = true;
-                Ok(Transformed::yes(Arc::new(rows.of_partitions(partitions)?) as Arc<dyn ExecutionPlan>))
+                Ok(Transformed::yes(
+                    Arc::new(rows.of_partitions(partitions)?) as Arc<dyn ExecutionPlan>
+                ))
             }
             None => Ok(Transformed::no(node)),
         }

@@ -25,7 +25,10 @@ impl Environment {
     /// # Errors
     /// When the folder cannot be used.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let options = SessionOptions { spill_dir: Some(folder.join("spill")), ..SessionOptions::default() };
+        let options = SessionOptions {
+            spill_dir: Some(folder.join("spill")),
+            ..SessionOptions::default()
+        };
         let session = session(&options, Arc::new(NoObjects))?;
         let state = session.context().state();
         let config = state.config().clone().upgrade_for_ballista();

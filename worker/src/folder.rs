@@ -16,7 +16,10 @@ impl WorkFolder {
     /// Makes the folder of this process inside `base`, and removes those of processes that are gone.
     pub(crate) fn create(base: &Path) -> Result<Self> {
         let path = base.join(format!("{PREFIX}{}", std::process::id()));
-        let fail = |source| WorkerError::Folder { path: path.clone(), source };
+        let fail = |source| WorkerError::Folder {
+            path: path.clone(),
+            source,
+        };
         std::fs::create_dir_all(&path).map_err(fail)?;
         remove_orphans(base);
         let path = path.canonicalize().map_err(fail)?;
@@ -42,7 +45,10 @@ fn remove_orphans(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
             && let Err(error) = std::fs::remove_dir_all(entry.path())
         {

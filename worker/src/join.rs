@@ -20,11 +20,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when `url` is none.
-pub(crate) async fn join(
-    url: &str,
-    request: &JoinRequest,
-    shutdown: &CancellationToken,
-) -> Result<Option<JoinReply>> {
+pub(crate) async fn join(url: &str, request: &JoinRequest, shutdown: &CancellationToken) -> Result<Option<JoinReply>> {
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| {
         WorkerError::Invalid(format!(
             "`{url}` is no address of a coordinator ({error}); one looks like http://127.0.0.1:50050"
@@ -57,13 +53,20 @@ pub(crate) async fn join(
 }
 
 async fn ask(endpoint: &Endpoint, url: &str, request: &JoinRequest) -> Result<JoinReply> {
-    let unreachable = |reason: String| WorkerError::Unreachable { url: url.to_owned(), reason };
-    let channel = endpoint.connect().await.map_err(|error| unreachable(error.to_string()))?;
+    let unreachable = |reason: String| WorkerError::Unreachable {
+        url: url.to_owned(),
+        reason,
+    };
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
     match client(channel).join(request.clone()).await {
         Ok(reply) => Ok(reply.into_inner()),
-        Err(status) if status.code() == Code::FailedPrecondition => {
-            Err(WorkerError::Refused { url: url.to_owned(), reason: status.message().to_owned() })
-        }
+        Err(status) if status.code() == Code::FailedPrecondition => Err(WorkerError::Refused {
+            url: url.to_owned(),
+            reason: status.message().to_owned(),
+        }),
         Err(status) => Err(unreachable(status.message().to_owned())),
     }
 }

@@ -72,13 +72,21 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
             options.host
         )));
     }
-    let base = options.work_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
+    let base = options
+        .work_dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
     let folder = WorkFolder::create(&base)?;
     let environment = Environment::open(folder.path())?;
     let vcores = options.vcores.unwrap_or_else(cores);
-    let request = JoinRequest { name: options.name.clone(), vcores: vcores as u32 };
+    let request = JoinRequest {
+        name: options.name.clone(),
+        vcores: vcores as u32,
+    };
     while !shutdown.is_cancelled() {
-        let Some(reply) = join(&options.coordinator, &request, &shutdown).await? else { break };
+        let Some(reply) = join(&options.coordinator, &request, &shutdown).await? else {
+            break;
+        };
         let executor = executor(&options, &environment, &folder, &reply, vcores)?;
         let id = executor.executor_id.clone();
         // The flag belongs to the process, and the executor before this one raised it when it stopped.
@@ -118,7 +126,10 @@ fn executor(
     let [port, grpc_port] = free_ports(options.host)?;
     let id = uuid::Uuid::new_v4().to_string();
     let work_dir = folder.path().join(&id);
-    std::fs::create_dir_all(&work_dir).map_err(|source| WorkerError::Folder { path: work_dir.clone(), source })?;
+    std::fs::create_dir_all(&work_dir).map_err(|source| WorkerError::Folder {
+        path: work_dir.clone(),
+        source,
+    })?;
     let scheduler_port = u16::try_from(reply.scheduler_port)
         .map_err(|_| WorkerError::Invalid(format!("the coordinator names port {}", reply.scheduler_port)))?;
     let mut config = ExecutorProcessConfig {

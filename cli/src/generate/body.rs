@@ -13,10 +13,44 @@ pub(crate) struct Body {
 }
 
 const EMOJI: &[&str] = &[
-    "😂", "❤️", "🔥", "👍", "😭", "🙏", "😍", "🎉", "🤔", "😅", "👀", "💯", "🥲", "🚀", "👩‍👩‍👧‍👦", "🏳️‍🌈", "🇸🇬", "👋🏽", "☕", "🐶",
+    "😂",
+    "❤️",
+    "🔥",
+    "👍",
+    "😭",
+    "🙏",
+    "😍",
+    "🎉",
+    "🤔",
+    "😅",
+    "👀",
+    "💯",
+    "🥲",
+    "🚀",
+    "👩‍👩‍👧‍👦",
+    "🏳️‍🌈",
+    "🇸🇬",
+    "👋🏽",
+    "☕",
+    "🐶",
 ];
-const ENTITIES: &[&str] = &["&amp;", "&lt;3", "&quot;", "&#39;", "&#128514;", "&#8230;", "&nbsp;", "&hellip"];
-const HOSTS: &[&str] = &["example.com", "shop.example.net", "t.example", "news.example.org", "xn--bcher-kva.example"];
+const ENTITIES: &[&str] = &[
+    "&amp;",
+    "&lt;3",
+    "&quot;",
+    "&#39;",
+    "&#128514;",
+    "&#8230;",
+    "&nbsp;",
+    "&hellip",
+];
+const HOSTS: &[&str] = &[
+    "example.com",
+    "shop.example.net",
+    "t.example",
+    "news.example.org",
+    "xn--bcher-kva.example",
+];
 
 /// Writes a post of a label in a language; `mixed` lends it a second language now and then.
 pub(crate) fn write(language: &Language, mixed: &Language, label: Label, rng: &mut Rng) -> Body {
@@ -26,7 +60,11 @@ pub(crate) fn write(language: &Language, mixed: &Language, label: Label, rng: &m
     let at = rng.below(sentences);
     for i in 0..sentences {
         let speaker = if rng.chance(30) { mixed } else { language };
-        let wanted = if i == at || (label != Label::Ok && rng.chance(250)) { label } else { Label::Ok };
+        let wanted = if i == at || (label != Label::Ok && rng.chance(250)) {
+            label
+        } else {
+            Label::Ok
+        };
         if i > 0 {
             body.text.push_str(if rng.chance(80) { "\n" } else { " " });
         }
@@ -142,8 +180,12 @@ fn name(language: &Language, rng: &mut Rng, out: &mut String) {
 
 /// A user's handle, `@` and all, from a number that stands for the user.
 pub(crate) fn handle(user: u64, out: &mut String) {
-    const FIRST: &[&str] = &["blue", "mad", "tiny", "real", "old", "its", "the_", "xx", "lady", "captain", "not", "super"];
-    const SECOND: &[&str] = &["fox", "maria", "yusuf", "chen", "bean", "rider", "nova", "goat", "olga", "kim", "lopez", "owl"];
+    const FIRST: &[&str] = &[
+        "blue", "mad", "tiny", "real", "old", "its", "the_", "xx", "lady", "captain", "not", "super",
+    ];
+    const SECOND: &[&str] = &[
+        "fox", "maria", "yusuf", "chen", "bean", "rider", "nova", "goat", "olga", "kim", "lopez", "owl",
+    ];
     out.push('@');
     out.push_str(FIRST[(user % 12) as usize]);
     out.push_str(SECOND[(user / 12 % 12) as usize]);
@@ -254,7 +296,11 @@ mod tests {
             let body = write(language, &lexicon.languages[0], label, &mut rng);
             assert!(!body.text.is_empty());
             for (kind, value) in &body.pii {
-                assert!(body.text.contains(value.as_str()), "{kind} {value} not in {:?}", body.text);
+                assert!(
+                    body.text.contains(value.as_str()),
+                    "{kind} {value} not in {:?}",
+                    body.text
+                );
                 kinds.insert(*kind);
             }
         }

@@ -84,7 +84,11 @@ fn apply(edit: Edit, text: &str, rng: &mut Rng) -> String {
             out.push_str(text);
             out
         }
-        Edit::Entities => text.replace('&', "&amp;").replace('\'', "&#39;").replace('"', "&quot;").replace('<', "&lt;"),
+        Edit::Entities => text
+            .replace('&', "&amp;")
+            .replace('\'', "&#39;")
+            .replace('"', "&quot;")
+            .replace('<', "&lt;"),
         Edit::Truncate => truncate(text),
         Edit::Stretch => stretch(text, rng),
     }
@@ -113,7 +117,12 @@ fn drop_word(text: &str, rng: &mut Rng) -> String {
         return text.to_owned();
     }
     let gone = rng.below(words.len() as u64) as usize;
-    let kept: Vec<&str> = words.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, w)| *w).collect();
+    let kept: Vec<&str> = words
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != gone)
+        .map(|(_, w)| *w)
+        .collect();
     kept.join(" ")
 }
 
@@ -153,7 +162,11 @@ mod tests {
         let original = "the ancient river in Kalo is more crowded than I remembered 👩‍👩‍👧‍👦 नमस्ते & thanks";
         let kept = |text: &str| {
             let words: Vec<String> = text.to_lowercase().split(' ').map(str::to_owned).collect();
-            original.to_lowercase().split(' ').filter(|w| words.contains(&(*w).to_owned())).count()
+            original
+                .to_lowercase()
+                .split(' ')
+                .filter(|w| words.contains(&(*w).to_owned()))
+                .count()
         };
         for i in 0..500 {
             let (text, names) = edit(original, &mut Rng::new(1, Domain::Edit, i));

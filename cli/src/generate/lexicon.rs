@@ -78,7 +78,10 @@ impl Lexicon {
     /// # Errors
     /// When a file has an unknown key or slot, or lacks a list: a mistake in the source tree, named by file and line.
     pub(crate) fn load() -> Result<Self> {
-        let languages = FILES.iter().map(|(code, text)| Language::parse(code, text)).collect::<Result<Vec<_>>>()?;
+        let languages = FILES
+            .iter()
+            .map(|(code, text)| Language::parse(code, text))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self { languages })
     }
 
@@ -102,11 +105,18 @@ impl Language {
         };
         for (number, line) in text.lines().enumerate() {
             if !line.is_empty() && !line.starts_with('#') {
-                language.line(line).with_context(|| format!("lexicon/{code}.txt line {}", number + 1))?;
+                language
+                    .line(line)
+                    .with_context(|| format!("lexicon/{code}.txt line {}", number + 1))?;
             }
         }
-        let lists =
-            [&language.nouns, &language.adjectives, &language.verbs, &language.syllables, &language.groups];
+        let lists = [
+            &language.nouns,
+            &language.adjectives,
+            &language.verbs,
+            &language.syllables,
+            &language.groups,
+        ];
         if language.share == 0 || lists.iter().any(|l| l.is_empty()) || language.sentences.iter().any(Vec::is_empty) {
             bail!("lexicon/{code}.txt lacks a share, a word list, or a sentence for one of the labels");
         }

@@ -13,7 +13,8 @@ use super::table::{Tables, batch, ids, moments, texts};
 use super::world::{DAY_US, Kind, SPAN_US, START_US, World};
 
 const COUNTRIES: &[&str] = &[
-    "US", "IN", "BR", "JP", "MX", "DE", "FR", "RU", "EG", "SA", "TR", "KR", "VN", "TH", "CN", "ES", "GB", "IL", "GR", "SG",
+    "US", "IN", "BR", "JP", "MX", "DE", "FR", "RU", "EG", "SA", "TR", "KR", "VN", "TH", "CN", "ES", "GB", "IL", "GR",
+    "SG",
 ];
 /// How many evaluation texts there are for so many posts.
 const POSTS_PER_EVAL: u64 = 200;
@@ -55,25 +56,37 @@ pub(crate) fn of_users(world: &World, range: std::ops::Range<u64>) -> Result<Tab
     }
     let due = requested.iter().map(|at| at + 30 * DAY_US as i64).collect();
     Ok(vec![
-        ("users", batch(vec![
-            ("user_id", ids(range.map(World::user_id).collect())),
-            ("handle", texts(names)),
-            ("joined_at", moments(joined)),
-            ("country", texts(countries)),
-            ("followers", Arc::new(Int32Array::from(followers))),
-            ("verified", Arc::new(BooleanArray::from(verified))),
-        ])?),
-        ("user_strikes", batch(vec![
-            ("user_id", ids(struck)),
-            ("valid_from", moments(since)),
-            ("strikes_90d", Arc::new(Int32Array::from(strikes))),
-        ])?),
-        ("erasure_requests", batch(vec![
-            ("request_id", texts(leavers.iter().map(|u| format!("r-{}", World::user_id(*u))).collect())),
-            ("user_id", ids(leavers.iter().map(|u| World::user_id(*u)).collect())),
-            ("requested_at", moments(requested)),
-            ("due_at", moments(due)),
-        ])?),
+        (
+            "users",
+            batch(vec![
+                ("user_id", ids(range.map(World::user_id).collect())),
+                ("handle", texts(names)),
+                ("joined_at", moments(joined)),
+                ("country", texts(countries)),
+                ("followers", Arc::new(Int32Array::from(followers))),
+                ("verified", Arc::new(BooleanArray::from(verified))),
+            ])?,
+        ),
+        (
+            "user_strikes",
+            batch(vec![
+                ("user_id", ids(struck)),
+                ("valid_from", moments(since)),
+                ("strikes_90d", Arc::new(Int32Array::from(strikes))),
+            ])?,
+        ),
+        (
+            "erasure_requests",
+            batch(vec![
+                (
+                    "request_id",
+                    texts(leavers.iter().map(|u| format!("r-{}", World::user_id(*u))).collect()),
+                ),
+                ("user_id", ids(leavers.iter().map(|u| World::user_id(*u)).collect())),
+                ("requested_at", moments(requested)),
+                ("due_at", moments(due)),
+            ])?,
+        ),
     ])
 }
 
@@ -85,22 +98,38 @@ pub(crate) fn policies() -> Result<Tables> {
     let change = START_US + (SPAN_US / 5 * 3) as i64;
     let pairs: Vec<(&str, &str, &str)> = [OLD_POLICY, NEW_POLICY]
         .into_iter()
-        .flat_map(|policy| Label::ALL.into_iter().map(move |label| (policy, label.name_under(policy), label.name())))
+        .flat_map(|policy| {
+            Label::ALL
+                .into_iter()
+                .map(move |label| (policy, label.name_under(policy), label.name()))
+        })
         // Under the old policy a scam was called spam: what was called spam is taken to be spam.
         .filter(|(policy, from, to)| !(*policy == OLD_POLICY && *from == "spam" && *to == "scam"))
         .collect();
     Ok(vec![
-        ("policies", batch(vec![
-            ("policy_version", texts(vec![OLD_POLICY, NEW_POLICY])),
-            ("valid_from", moments(vec![START_US, change])),
-            ("summary", texts(vec!["scams count as spam, harassment is called abuse", "scam and harassment stand apart"])),
-        ])?),
-        ("policy_map", batch(vec![
-            ("from_policy", texts(pairs.iter().map(|p| p.0).collect())),
-            ("from_decision", texts(pairs.iter().map(|p| p.1).collect())),
-            ("to_policy", texts(vec![NEW_POLICY; pairs.len()])),
-            ("to_decision", texts(pairs.iter().map(|p| p.2).collect())),
-        ])?),
+        (
+            "policies",
+            batch(vec![
+                ("policy_version", texts(vec![OLD_POLICY, NEW_POLICY])),
+                ("valid_from", moments(vec![START_US, change])),
+                (
+                    "summary",
+                    texts(vec![
+                        "scams count as spam, harassment is called abuse",
+                        "scam and harassment stand apart",
+                    ]),
+                ),
+            ])?,
+        ),
+        (
+            "policy_map",
+            batch(vec![
+                ("from_policy", texts(pairs.iter().map(|p| p.0).collect())),
+                ("from_decision", texts(pairs.iter().map(|p| p.1).collect())),
+                ("to_policy", texts(vec![NEW_POLICY; pairs.len()])),
+                ("to_decision", texts(pairs.iter().map(|p| p.2).collect())),
+            ])?,
+        ),
     ])
 }
 
@@ -116,7 +145,11 @@ pub(crate) fn evals(world: &World) -> Result<Tables> {
         let from = rng.below(world.posts.max(1));
         if rng.chance(300) && world.posts > 0 && world.kind(from) == Kind::Original {
             let post = world.post(from);
-            bodies.push(if rng.chance(500) { post.body.text } else { edit(&post.body.text, &mut rng).0 });
+            bodies.push(if rng.chance(500) {
+                post.body.text
+            } else {
+                edit(&post.body.text, &mut rng).0
+            });
             labels.push(post.label.name());
             sources.push(Some(World::post_id(from)));
         } else {
@@ -129,16 +162,32 @@ pub(crate) fn evals(world: &World) -> Result<Tables> {
     }
     let copied: Vec<(i64, i64)> = (1..).zip(&sources).filter_map(|(i, s)| s.map(|s| (i, s))).collect();
     Ok(vec![
-        ("eval_sets", batch(vec![
-            ("eval_id", ids((1..=count as i64).collect())),
-            ("suite", texts((0..count).map(|i| ["hate-check", "spam-bench", "multilingual"][(i % 3) as usize]).collect())),
-            ("body", texts(bodies)),
-            ("label", texts(labels)),
-        ])?),
-        ("truth/contamination", batch(vec![
-            ("eval_id", ids(copied.iter().map(|c| c.0).collect())),
-            ("post_id", Arc::new(Int64Array::from_iter_values(copied.iter().map(|c| c.1)))),
-        ])?),
+        (
+            "eval_sets",
+            batch(vec![
+                ("eval_id", ids((1..=count as i64).collect())),
+                (
+                    "suite",
+                    texts(
+                        (0..count)
+                            .map(|i| ["hate-check", "spam-bench", "multilingual"][(i % 3) as usize])
+                            .collect(),
+                    ),
+                ),
+                ("body", texts(bodies)),
+                ("label", texts(labels)),
+            ])?,
+        ),
+        (
+            "truth/contamination",
+            batch(vec![
+                ("eval_id", ids(copied.iter().map(|c| c.0).collect())),
+                (
+                    "post_id",
+                    Arc::new(Int64Array::from_iter_values(copied.iter().map(|c| c.1))),
+                ),
+            ])?,
+        ),
     ])
 }
 
@@ -151,7 +200,11 @@ mod tests {
         let tables = policies().unwrap();
         let map = &tables[1].1;
         assert_eq!(map.num_rows(), 9);
-        let from = map.column(1).as_any().downcast_ref::<arrow::array::StringArray>().unwrap();
+        let from = map
+            .column(1)
+            .as_any()
+            .downcast_ref::<arrow::array::StringArray>()
+            .unwrap();
         let mut old: Vec<_> = (0..4).map(|i| from.value(i)).collect();
         old.sort_unstable();
         old.dedup();

@@ -59,7 +59,10 @@ const CHANGES: [(Change, &str); 10] = [
 impl Change {
     /// The name that the ground truth and the file name use.
     pub(crate) fn name(self) -> &'static str {
-        CHANGES.iter().find(|(change, _)| *change == self).map_or("", |(_, name)| name)
+        CHANGES
+            .iter()
+            .find(|(change, _)| *change == self)
+            .map_or("", |(_, name)| name)
     }
 }
 
@@ -74,7 +77,12 @@ impl Gallery {
         let png = rng.chance(250);
         let extension = |png| if png { "png" } else { "jpg" };
         let filename = format!("img-{original:07}.{}", extension(png));
-        let mut family = vec![Picture { filename: filename.clone(), copy_of: None, change: None, png }];
+        let mut family = vec![Picture {
+            filename: filename.clone(),
+            copy_of: None,
+            change: None,
+            png,
+        }];
         let copies = rng.skewed(5);
         let first = rng.below(CHANGES.len() as u64) as usize;
         for i in 0..copies as usize {
@@ -110,7 +118,9 @@ impl Gallery {
         let drawn = draw(&mut Rng::new(self.seed, Domain::Picture, original ^ (1 << 40)));
         let mut written = Vec::new();
         for picture in self.family(original) {
-            let image = picture.change.map_or_else(|| drawn.clone(), |change| apply(change, &drawn));
+            let image = picture
+                .change
+                .map_or_else(|| drawn.clone(), |change| apply(change, &drawn));
             let bytes = encode(&image, &picture)?;
             let path = folder.join(&picture.filename);
             std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
@@ -125,7 +135,11 @@ fn encode(image: &RgbImage, picture: &Picture) -> Result<Vec<u8>> {
     if picture.png {
         image.write_to(&mut out, ImageFormat::Png)?;
     } else {
-        let quality = if picture.change == Some(Change::Recompress) { 30 } else { 88 };
+        let quality = if picture.change == Some(Change::Recompress) {
+            30
+        } else {
+            88
+        };
         let (width, height) = image.dimensions();
         JpegEncoder::new_with_quality(&mut out, quality).write_image(image, width, height, ExtendedColorType::Rgb8)?;
     }
@@ -153,7 +167,11 @@ fn draw(rng: &mut Rng) -> RgbImage {
         }
         for (disc, (cx, cy), size, colour) in &shapes {
             let (dx, dy) = (i64::from(x) - cx, i64::from(y) - cy);
-            let inside = if *disc { dx * dx + dy * dy < size * size } else { dx.abs() < *size && dy.abs() < size / 4 };
+            let inside = if *disc {
+                dx * dx + dy * dy < size * size
+            } else {
+                dx.abs() < *size && dy.abs() < size / 4
+            };
             if inside {
                 pixel = *colour;
             }
@@ -168,9 +186,7 @@ fn apply(change: Change, image: &RgbImage) -> RgbImage {
     match change {
         // A triangle filter needs only + − × ÷, so its bytes are the same on every machine.
         Change::Shrink => imageops::resize(image, width * 3 / 5, height * 3 / 5, FilterType::Triangle),
-        Change::Crop => {
-            imageops::crop_imm(image, width / 20, height / 20, width * 9 / 10, height * 9 / 10).to_image()
-        }
+        Change::Crop => imageops::crop_imm(image, width / 20, height / 20, width * 9 / 10, height * 9 / 10).to_image(),
         Change::Flip => imageops::flip_horizontal(image),
         Change::Rotate => imageops::rotate90(image),
         Change::Blur => box_blur(image),
@@ -236,7 +252,10 @@ mod tests {
     fn every_name_that_posts_use_is_a_file() {
         let gallery = Gallery::new(5, 20);
         let names: Vec<String> = (0..20).flat_map(|i| gallery.family(i)).map(|p| p.filename).collect();
-        assert!(names.len() > 25 && names.iter().any(|n| n.ends_with(".png")), "{names:?}");
+        assert!(
+            names.len() > 25 && names.iter().any(|n| n.ends_with(".png")),
+            "{names:?}"
+        );
         for i in 0..200 {
             let any = gallery.any(&mut Rng::new(5, Domain::Media, i)).unwrap();
             assert!(names.contains(&any), "{any}");

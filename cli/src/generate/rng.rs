@@ -35,7 +35,9 @@ impl Rng {
     /// Starts the generator of one row.
     pub(crate) fn new(seed: u64, domain: Domain, index: u64) -> Self {
         let keyed = mix(seed ^ 0x6a09_e667_f3bc_c909) ^ mix((domain as u64) << 32 | 0xbb67_ae85);
-        Self { state: mix(keyed ^ mix(index.wrapping_add(0x3c6e_f372_fe94_f82b))) }
+        Self {
+            state: mix(keyed ^ mix(index.wrapping_add(0x3c6e_f372_fe94_f82b))),
+        }
     }
 
     /// Returns 64 uniform bits.

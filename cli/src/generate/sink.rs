@@ -54,11 +54,19 @@ impl Sink {
     pub(crate) fn new(folder: &Path, format: Format, schema: SchemaRef) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let folder = folder.to_owned();
-        Ok(Self { folder, format, schema, part: None, rows_in_part: 0, written: Written::default() })
+        Ok(Self {
+            folder,
+            format,
+            schema,
+            part: None,
+            rows_in_part: 0,
+            written: Written::default(),
+        })
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join(format!("part-{:05}.{}", self.written.files, self.format.extension()))
+        self.folder
+            .join(format!("part-{:05}.{}", self.written.files, self.format.extension()))
     }
 
     fn begin(&self) -> Result<Part> {
@@ -71,7 +79,11 @@ impl Sink {
                     .set_compression(Compression::ZSTD(Default::default()))
                     .set_max_row_group_row_count(Some(32_768))
                     .build();
-                Part::Parquet(Box::new(ArrowWriter::try_new(file, self.schema.clone(), Some(properties))?))
+                Part::Parquet(Box::new(ArrowWriter::try_new(
+                    file,
+                    self.schema.clone(),
+                    Some(properties),
+                )?))
             }
             Format::Csv => Part::Csv(csv::WriterBuilder::new().with_header(true).build(file)),
             Format::Jsonl => Part::Jsonl(LineDelimitedWriter::new(file)),
@@ -95,7 +107,11 @@ impl Sink {
         }
         .with_context(|| format!("cannot write {}", path.display()))?;
         self.rows_in_part += batch.num_rows() as u64;
-        if self.rows_in_part >= ROWS_PER_PART { self.end() } else { Ok(()) }
+        if self.rows_in_part >= ROWS_PER_PART {
+            self.end()
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the part file that is open.

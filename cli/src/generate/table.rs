@@ -19,7 +19,13 @@ pub(crate) type Tables = Vec<(&'static str, RecordBatch)>;
 pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let fields: Vec<Field> = columns
         .iter()
-        .map(|(name, array)| Field::new(name.trim_end_matches('?'), array.data_type().clone(), name.ends_with('?')))
+        .map(|(name, array)| {
+            Field::new(
+                name.trim_end_matches('?'),
+                array.data_type().clone(),
+                name.ends_with('?'),
+            )
+        })
         .collect();
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
@@ -59,17 +65,28 @@ fn posts_table(world: &World, posts: &[(u64, Post)]) -> Result<RecordBatch> {
     let code = |l: usize| world.language(l).code;
     batch(vec![
         ("post_id", ids(posts.iter().map(|(i, _)| World::post_id(*i)).collect())),
-        ("user_id", ids(posts.iter().map(|(_, p)| World::user_id(p.user)).collect())),
+        (
+            "user_id",
+            ids(posts.iter().map(|(_, p)| World::user_id(p.user)).collect()),
+        ),
         ("created_at", moments(posts.iter().map(|(_, p)| p.created_us).collect())),
         ("dt", days(posts)),
-        ("lang?", Arc::new(posts.iter().map(|(_, p)| p.claimed.map(code)).collect::<StringArray>())),
+        (
+            "lang?",
+            Arc::new(posts.iter().map(|(_, p)| p.claimed.map(code)).collect::<StringArray>()),
+        ),
         ("body", texts(posts.iter().map(|(_, p)| p.body.text.as_str()).collect())),
-        ("media?", Arc::new(posts.iter().map(|(_, p)| p.media.as_deref()).collect::<StringArray>())),
+        (
+            "media?",
+            Arc::new(posts.iter().map(|(_, p)| p.media.as_deref()).collect::<StringArray>()),
+        ),
     ])
 }
 
 fn days(posts: &[(u64, Post)]) -> ArrayRef {
-    Arc::new(Date32Array::from_iter_values(posts.iter().map(|(_, p)| (p.created_us / DAY_US as i64) as i32)))
+    Arc::new(Date32Array::from_iter_values(
+        posts.iter().map(|(_, p)| (p.created_us / DAY_US as i64) as i32),
+    ))
 }
 
 /// What really holds for a post, for tests of labels, languages and duplicates.
@@ -82,15 +99,24 @@ fn truth_table(world: &World, posts: &[(u64, Post)]) -> Result<RecordBatch> {
     batch(vec![
         ("post_id", ids(posts.iter().map(|(i, _)| World::post_id(*i)).collect())),
         ("label", texts(posts.iter().map(|(_, p)| p.label.name()).collect())),
-        ("lang", texts(posts.iter().map(|(_, p)| world.language(p.language).code).collect())),
+        (
+            "lang",
+            texts(posts.iter().map(|(_, p)| world.language(p.language).code).collect()),
+        ),
         ("kind", texts(posts.iter().map(|(_, p)| p.kind.name()).collect())),
-        ("duplicate_of?", Arc::new(posts.iter().map(|(_, p)| origin(p.kind)).collect::<Int64Array>())),
+        (
+            "duplicate_of?",
+            Arc::new(posts.iter().map(|(_, p)| origin(p.kind)).collect::<Int64Array>()),
+        ),
         ("edits", texts(posts.iter().map(|(_, p)| p.edits.as_str()).collect())),
     ])
 }
 
 fn pii_table(posts: &[(u64, Post)]) -> Result<RecordBatch> {
-    let rows: Vec<_> = posts.iter().flat_map(|(i, p)| p.body.pii.iter().map(|(k, v)| (*i, *k, v.as_str()))).collect();
+    let rows: Vec<_> = posts
+        .iter()
+        .flat_map(|(i, p)| p.body.pii.iter().map(|(k, v)| (*i, *k, v.as_str())))
+        .collect();
     batch(vec![
         ("post_id", ids(rows.iter().map(|(i, ..)| World::post_id(*i)).collect())),
         ("kind", texts(rows.iter().map(|(_, kind, _)| *kind).collect())),
@@ -130,9 +156,18 @@ fn votes(world: &World, index: u64, post: &Post) -> Vec<Vote> {
         .map(|k| {
             let moderator = (first + k) % count;
             let right = skill(world, moderator).saturating_sub(if hard { 350 } else { 0 });
-            let decision = if rng.chance(right) { post.label } else { rng.pick(&post.label.mistaken_for()) };
+            let decision = if rng.chance(right) {
+                post.label
+            } else {
+                rng.pick(&post.label.mistaken_for())
+            };
             let delay = 2 + rng.skewed(5 * 24 * 60);
-            Vote { post: index, moderator, decision, at_us: post.created_us + (delay * MINUTE_US) as i64 }
+            Vote {
+                post: index,
+                moderator,
+                decision,
+                at_us: post.created_us + (delay * MINUTE_US) as i64,
+            }
         })
         .collect()
 }
@@ -146,9 +181,23 @@ fn votes_table(votes: &[Vote]) -> Result<RecordBatch> {
     batch(vec![
         ("vote_id", ids(vote_ids)),
         ("post_id", ids(votes.iter().map(|v| World::post_id(v.post)).collect())),
-        ("moderator_id", ids(votes.iter().map(|v| v.moderator as i64 + 1).collect())),
-        ("decision", texts(votes.iter().map(|v| v.decision.name_under(World::policy_at(v.at_us))).collect())),
-        ("policy_version", texts(votes.iter().map(|v| World::policy_at(v.at_us)).collect())),
+        (
+            "moderator_id",
+            ids(votes.iter().map(|v| v.moderator as i64 + 1).collect()),
+        ),
+        (
+            "decision",
+            texts(
+                votes
+                    .iter()
+                    .map(|v| v.decision.name_under(World::policy_at(v.at_us)))
+                    .collect(),
+            ),
+        ),
+        (
+            "policy_version",
+            texts(votes.iter().map(|v| World::policy_at(v.at_us)).collect()),
+        ),
         ("voted_at", moments(votes.iter().map(|v| v.at_us).collect())),
     ])
 }
@@ -164,11 +213,17 @@ fn appeals_table(world: &World, posts: &[(u64, Post)], votes: &[Vote]) -> Result
         let against = panel.iter().filter(|v| v.decision != Label::Ok).count();
         let mut rng = world.rng(Domain::Appeal, *index);
         let angry = if post.label == Label::Ok { 300 } else { 40 };
-        let Some(last) = panel.iter().map(|v| v.at_us).max() else { continue };
+        let Some(last) = panel.iter().map(|v| v.at_us).max() else {
+            continue;
+        };
         if against * 2 > panel.len() && rng.chance(angry) {
             let filed = last + ((10 + rng.skewed(2_000)) * MINUTE_US) as i64;
             let decided = filed + ((30 + rng.skewed(10_000)) * MINUTE_US) as i64;
-            let decision = if rng.chance(970) { post.label } else { rng.pick(&post.label.mistaken_for()) };
+            let decision = if rng.chance(970) {
+                post.label
+            } else {
+                rng.pick(&post.label.mistaken_for())
+            };
             rows.push((*index, post.user, filed, decided, decision));
         }
     }
@@ -180,8 +235,14 @@ fn appeals_table(world: &World, posts: &[(u64, Post)], votes: &[Vote]) -> Result
         ("filed_at", moments(rows.iter().map(|r| r.2).collect())),
         ("decided_at", moments(rows.iter().map(|r| r.3).collect())),
         ("outcome", texts(rows.iter().map(|r| outcome(r.4)).collect())),
-        ("decision", texts(rows.iter().map(|r| r.4.name_under(World::policy_at(r.3))).collect())),
-        ("policy_version", texts(rows.iter().map(|r| World::policy_at(r.3)).collect())),
+        (
+            "decision",
+            texts(rows.iter().map(|r| r.4.name_under(World::policy_at(r.3))).collect()),
+        ),
+        (
+            "policy_version",
+            texts(rows.iter().map(|r| World::policy_at(r.3)).collect()),
+        ),
     ])
 }
 

@@ -20,8 +20,11 @@ const MARK: &str = "##";
 /// Face's trainer does. Same posts, same bytes.
 pub(crate) fn tokenizer_json(world: &World) -> Value {
     let vocabulary = train(&count_words(world), TOKENS);
-    let ids: serde_json::Map<String, Value> =
-        vocabulary.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let ids: serde_json::Map<String, Value> = vocabulary
+        .into_iter()
+        .enumerate()
+        .map(|(id, token)| (token, json!(id)))
+        .collect();
     let special = |id: usize| {
         json!({ "id": id, "content": SPECIAL[id], "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true })
@@ -52,9 +55,13 @@ pub(crate) fn tokenizer_json(world: &World) -> Value {
 /// Words and how often they stand in the sample.
 fn count_words(world: &World) -> BTreeMap<String, u64> {
     let mut words = BTreeMap::new();
-    let originals = (0..world.posts).filter(|i| world.kind(*i) == Kind::Original).take(SAMPLE as usize);
+    let originals = (0..world.posts)
+        .filter(|i| world.kind(*i) == Kind::Original)
+        .take(SAMPLE as usize);
     for index in originals {
-        split(&world.post(index).body.text, |word| *words.entry(word.to_owned()).or_insert(0) += 1);
+        split(&world.post(index).body.text, |word| {
+            *words.entry(word.to_owned()).or_insert(0) += 1
+        });
     }
     // Every character that can be typed in ASCII is known, so that foreign input degrades to letters, not to [UNK].
     for c in '!'..='~' {
@@ -152,7 +159,9 @@ fn merge_pairs(corpus: &mut [(Vec<u32>, i64)], table: &mut Table, tokens: usize)
     }
     let mut queue: BinaryHeap<(i64, Reverse<Pair>)> = counts.iter().map(|(p, c)| (*c, Reverse(*p))).collect();
     while table.tokens.len() < tokens {
-        let Some((count, Reverse(pair))) = queue.pop() else { break };
+        let Some((count, Reverse(pair))) = queue.pop() else {
+            break;
+        };
         let now = counts.get(&pair).copied().unwrap_or(0);
         if now != count {
             // The entry is stale: put the pair back under what it counts now.
@@ -212,7 +221,10 @@ mod tests {
     fn frequent_words_become_one_token() {
         let words = BTreeMap::from([("hello".into(), 50), ("help".into(), 40), ("zoo".into(), 1)]);
         let tokens = train(&words, 200);
-        assert!(tokens.contains(&"hello".to_owned()) && tokens.contains(&"help".to_owned()), "{tokens:?}");
+        assert!(
+            tokens.contains(&"hello".to_owned()) && tokens.contains(&"help".to_owned()),
+            "{tokens:?}"
+        );
         assert!(!tokens.contains(&"zoo".to_owned()), "a word seen once is spelt out");
         assert_eq!(&tokens[..2], ["[PAD]", "[UNK]"]);
     }

@@ -19,7 +19,9 @@ const FLOOD_WINDOW: u64 = 2_048;
 /// Users in a circle.
 const CIRCLE: u64 = 8;
 /// How busy each hour of the day is (UTC), relative to the others.
-const HOURS: [u64; 24] = [6, 5, 4, 4, 4, 5, 7, 9, 11, 12, 12, 12, 13, 13, 12, 12, 12, 13, 14, 15, 14, 12, 10, 8];
+const HOURS: [u64; 24] = [
+    6, 5, 4, 4, 4, 5, 7, 9, 11, 12, 12, 12, 13, 13, 12, 12, 12, 13, 14, 15, 14, 12, 10, 8,
+];
 
 /// A data set that is not written yet: everything in it can be asked for by number.
 #[derive(Debug)]
@@ -85,7 +87,14 @@ impl World {
     pub(crate) fn new(seed: u64, posts: u64, images: u64) -> Result<Self> {
         let lexicon = Lexicon::load()?;
         let shares = lexicon.shares();
-        Ok(Self { seed, posts, users: (posts / 8).max(40), gallery: Gallery::new(seed, images), lexicon, shares })
+        Ok(Self {
+            seed,
+            posts,
+            users: (posts / 8).max(40),
+            gallery: Gallery::new(seed, images),
+            lexicon,
+            shares,
+        })
     }
 
     pub(crate) fn rng(&self, domain: Domain, index: u64) -> Rng {
@@ -132,7 +141,11 @@ impl World {
 
     /// The policy in force at a moment: it changes at three fifths of the period.
     pub(crate) fn policy_at(us: i64) -> &'static str {
-        if us < START_US + (SPAN_US / 5 * 3) as i64 { OLD_POLICY } else { NEW_POLICY }
+        if us < START_US + (SPAN_US / 5 * 3) as i64 {
+            OLD_POLICY
+        } else {
+            NEW_POLICY
+        }
     }
 
     /// The flood that a post falls into: the number of its first post, where there is one.
@@ -164,13 +177,21 @@ impl World {
         while of > 0 && (self.flood(of).is_some() || self.rng(Domain::Kind, of).below(1000) < 80) {
             of -= 1;
         }
-        if roll < 30 { Kind::ExactCopy { of } } else { Kind::NearCopy { of } }
+        if roll < 30 {
+            Kind::ExactCopy { of }
+        } else {
+            Kind::NearCopy { of }
+        }
     }
 
     /// The author of a post; some write far more than others.
     fn author(&self, index: u64) -> u64 {
         let mut rng = self.rng(Domain::Author, index);
-        if rng.chance(300) { rng.skewed(self.users) } else { rng.below(self.users) }
+        if rng.chance(300) {
+            rng.skewed(self.users)
+        } else {
+            rng.below(self.users)
+        }
     }
 
     /// Somebody of the same circle. People copy within circles, so duplicates do not link all users to each other,
@@ -183,7 +204,11 @@ impl World {
     fn original(&self, index: u64) -> (usize, Label, Body) {
         let user = self.author(index);
         let mut rng = self.rng(Domain::Body, index);
-        let language = if rng.chance(850) { self.home_language(user) } else { rng.weighted(&self.shares) };
+        let language = if rng.chance(850) {
+            self.home_language(user)
+        } else {
+            rng.weighted(&self.shares)
+        };
         let trouble = self.trouble(user);
         let mut shares = Label::SHARES;
         shares.iter_mut().skip(1).for_each(|s| *s *= trouble);
@@ -235,9 +260,23 @@ impl World {
             80..110 => Some(rng.weighted(&self.shares)),
             _ => Some(language),
         };
-        let media = if rng.chance(250) { self.gallery.any(&mut rng) } else { None };
+        let media = if rng.chance(250) {
+            self.gallery.any(&mut rng)
+        } else {
+            None
+        };
         let created_us = self.created_us(index);
-        Post { user, created_us, language, claimed, label, body, media, kind, edits }
+        Post {
+            user,
+            created_us,
+            language,
+            claimed,
+            label,
+            body,
+            media,
+            kind,
+            edits,
+        }
     }
 
     /// A post of a flood: the first one's text with a fresh tail, sent by one circle of bots.
@@ -303,7 +342,10 @@ mod tests {
         let mut last = START_US;
         for i in 0..5_000 {
             let at = world.created_us(i);
-            assert!(at >= last && at < START_US + SPAN_US as i64, "post {i} at {at} after {last}");
+            assert!(
+                at >= last && at < START_US + SPAN_US as i64,
+                "post {i} at {at} after {last}"
+            );
             last = at;
         }
     }

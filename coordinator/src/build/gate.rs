@@ -29,15 +29,21 @@ pub(super) async fn judge(
     id: &str,
     receipts: &[Receipt],
 ) -> Result<Vec<ExpectationReport>> {
-    let mut reports: Vec<ExpectationReport> =
-        planned.plan.row_expectations().map(|e| row_report(e, receipts)).collect();
+    let mut reports: Vec<ExpectationReport> = planned
+        .plan
+        .row_expectations()
+        .map(|e| row_report(e, receipts))
+        .collect();
     let mut failed: Option<(String, String)> = None;
     if planned.plan.corpus_expectations().next().is_some() {
         stage(build, planned, receipts)?;
         for expectation in planned.plan.corpus_expectations() {
             let report = observe(build, planned, expectation).await?;
             if !report.passed {
-                let seen = report.observed.as_deref().map_or(String::new(), |v| format!(", observed {v}"));
+                let seen = report
+                    .observed
+                    .as_deref()
+                    .map_or(String::new(), |v| format!(", observed {v}"));
                 let detail = format!("{}{seen}", report.condition);
                 match expectation.action {
                     ViolationAction::FailBuild => {
@@ -51,7 +57,11 @@ pub(super) async fn judge(
             }
             reports.push(report);
         }
-        build.session.context().deregister_table(STAGED).map_err(CoordinatorError::from)?;
+        build
+            .session
+            .context()
+            .deregister_table(STAGED)
+            .map_err(CoordinatorError::from)?;
     }
     match failed {
         None => Ok(reports),
@@ -68,7 +78,10 @@ pub(super) async fn judge(
 }
 
 fn stage(build: &Build<'_>, planned: &Planned, receipts: &[Receipt]) -> Result<()> {
-    let shards: Vec<_> = receipts.iter().flat_map(|receipt| receipt.shards.iter().cloned()).collect();
+    let shards: Vec<_> = receipts
+        .iter()
+        .flat_map(|receipt| receipt.shards.iter().cloned())
+        .collect();
     let corpus = &planned.plan.corpus;
     let table = shard_table(
         &build.workspace.layout,
@@ -77,16 +90,28 @@ fn stage(build: &Build<'_>, planned: &Planned, receipts: &[Receipt]) -> Result<(
         &corpus.partitioned_by,
         &shards,
     );
-    build.session.context().register_table(STAGED, Arc::new(table)).map_err(CoordinatorError::from)?;
+    build
+        .session
+        .context()
+        .register_table(STAGED, Arc::new(table))
+        .map_err(CoordinatorError::from)?;
     Ok(())
 }
 
 async fn observe(build: &Build<'_>, planned: &Planned, expectation: &Expectation) -> Result<ExpectationReport> {
     let corpus = &planned.plan.corpus;
-    let previous = build.base.as_ref().map(|base| format!("{}@{}", corpus.name, base.version));
+    let previous = build
+        .base
+        .as_ref()
+        .map(|base| format!("{}@{}", corpus.name, base.version));
     let plan = build
         .session
-        .plan_corpus_expectation(&expectation.condition, STAGED, previous.as_deref(), &corpus.partitioned_by)
+        .plan_corpus_expectation(
+            &expectation.condition,
+            STAGED,
+            previous.as_deref(),
+            &corpus.partitioned_by,
+        )
         .await?;
     let run = async {
         let frame = build.session.context().execute_logical_plan(plan.clone()).await?;
@@ -129,7 +154,10 @@ fn action(action: ViolationAction) -> &'static str {
 
 fn row_report(expectation: &Expectation, receipts: &[Receipt]) -> ExpectationReport {
     let counted = |of: fn(&Receipt) -> &BTreeMap<String, u64>| -> u64 {
-        receipts.iter().filter_map(|receipt| of(receipt).get(&expectation.name)).sum()
+        receipts
+            .iter()
+            .filter_map(|receipt| of(receipt).get(&expectation.name))
+            .sum()
     };
     let rows = counted(|r| &r.drops) + counted(|r| &r.quarantined) + counted(|r| &r.warnings);
     ExpectationReport {
@@ -151,7 +179,10 @@ pub(super) fn recorded(report: &ExpectationReport) -> Recorded {
         condition: report.condition.clone(),
         action: report.action.clone(),
         outcome: if report.passed { "passed" } else { "violated" }.into(),
-        observed: report.violations.map(|rows| rows.to_string()).or_else(|| report.observed.clone()),
+        observed: report
+            .violations
+            .map(|rows| rows.to_string())
+            .or_else(|| report.observed.clone()),
     }
 }
 
@@ -164,7 +195,11 @@ pub(crate) fn as_report(recorded: &Recorded) -> ExpectationReport {
         condition: recorded.condition.clone(),
         action: recorded.action.clone(),
         passed: recorded.outcome == "passed",
-        violations: recorded.observed.as_ref().filter(|_| of_rows).and_then(|rows| rows.parse().ok()),
+        violations: recorded
+            .observed
+            .as_ref()
+            .filter(|_| of_rows)
+            .and_then(|rows| rows.parse().ok()),
         observed: recorded.observed.clone().filter(|_| !of_rows),
     }
 }

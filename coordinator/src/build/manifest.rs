@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use corpusmill_corpus::{
-    Function, Input, MANIFEST_FORMAT, Manifest, RowDigest, Step, columns_of, write_lengths,
-};
+use corpusmill_corpus::{Function, Input, MANIFEST_FORMAT, Manifest, RowDigest, Step, columns_of, write_lengths};
 use corpusmill_operators::{Receipt, RowFile};
 use object_store::ObjectStoreExt as _;
 
@@ -50,7 +48,10 @@ pub(super) fn assemble(
         functions: planned
             .functions
             .iter()
-            .map(|(name, digest)| Function { name: name.clone(), digest: digest.clone() })
+            .map(|(name, digest)| Function {
+                name: name.clone(),
+                digest: digest.clone(),
+            })
             .collect(),
         steps: steps.iter().map(step).collect(),
         drops: sum(receipts, |r| &r.drops),
@@ -66,7 +67,10 @@ pub(super) fn assemble(
         shard_files: vec![],
         more,
     };
-    let shards = receipts.iter().flat_map(|receipt| receipt.shards.iter().cloned()).collect();
+    let shards = receipts
+        .iter()
+        .flat_map(|receipt| receipt.shards.iter().cloned())
+        .collect();
     manifest.set_shard_files(shards);
     Ok(manifest)
 }
@@ -78,7 +82,11 @@ fn created_at() -> DateTime<Utc> {
 }
 
 fn input(source: &crate::inputs::Input) -> Input {
-    let name = source.location.rsplit('/').find(|part| !part.is_empty()).unwrap_or("source");
+    let name = source
+        .location
+        .rsplit('/')
+        .find(|part| !part.is_empty())
+        .unwrap_or("source");
     Input {
         name: name.to_owned(),
         location: source.location.clone(),
@@ -125,7 +133,13 @@ fn cpu() -> String {
 /// Whether `new` has the rows, the layout and the definition of `base`, so that it is no version of its own.
 pub(super) fn same_version(base: &Manifest, new: &Manifest) -> bool {
     let layout = |m: &Manifest| {
-        (m.columns.clone(), m.primary_key.clone(), m.partition_by.clone(), m.shards, m.sql.clone())
+        (
+            m.columns.clone(),
+            m.primary_key.clone(),
+            m.partition_by.clone(),
+            m.shards,
+            m.sql.clone(),
+        )
     };
     let checksums = |m: &Manifest| m.shard_files.iter().map(|s| s.xxh3).collect::<Vec<_>>();
     base.digest == new.digest
@@ -147,9 +161,15 @@ pub(super) async fn write(build: &Build<'_>, id: &str, manifest: &mut Manifest) 
     let path = format!("_corpusmill/manifests/{id}.json");
     let object = layout.path(&format!("{}/{path}", corpus_folder(&manifest.corpus)));
     let body = manifest.to_json()?;
-    layout.store().put(&object, body.into()).await.map_err(|source| {
-        CoordinatorError::Store { action: "write", path: object.to_string(), source }
-    })?;
+    layout
+        .store()
+        .put(&object, body.into())
+        .await
+        .map_err(|source| CoordinatorError::Store {
+            action: "write",
+            path: object.to_string(),
+            source,
+        })?;
     Ok(path)
 }
 

@@ -23,7 +23,11 @@ pub(super) fn check(plan: &CorpusPlan, base: Option<&Manifest>, replace: bool) -
     ];
     for (clause, before, now) in lists {
         if before != now {
-            changes.push(format!("{clause} was ({}) and is ({})", before.join(", "), now.join(", ")));
+            changes.push(format!(
+                "{clause} was ({}) and is ({})",
+                before.join(", "),
+                now.join(", ")
+            ));
         }
     }
     if changes.is_empty() {
@@ -57,13 +61,21 @@ mod tests {
     use super::*;
 
     fn column(name: &str, kind: ColumnType) -> Column {
-        Column { name: name.into(), kind, nullable: true }
+        Column {
+            name: name.into(),
+            kind,
+            nullable: true,
+        }
     }
 
     #[test]
     fn added_is_fine_removed_and_retyped_are_not() {
         let before = [column("id", ColumnType::Int64), column("label", ColumnType::String)];
-        let more = [before[0].clone(), column("score", ColumnType::Float64), before[1].clone()];
+        let more = [
+            before[0].clone(),
+            column("score", ColumnType::Float64),
+            before[1].clone(),
+        ];
         assert!(changed_columns(&before, &more).is_empty());
         let less = [before[0].clone()];
         assert_eq!(changed_columns(&before, &less), ["column label is gone"]);

@@ -42,7 +42,14 @@ pub(crate) async fn freshen(
     logical: DateTime<Utc>,
     mode: Mode,
 ) -> Result<Vec<StepReport>> {
-    let mut walk = Walk { workspace, session, logical, mode, done: vec![], open: vec![] };
+    let mut walk = Walk {
+        workspace,
+        session,
+        logical,
+        mode,
+        done: vec![],
+        open: vec![],
+    };
     for name in names {
         walk.visit(name).await?;
     }
@@ -100,8 +107,7 @@ impl Walk<'_> {
 
     async fn definition(&self, name: &str) -> Result<Statement> {
         let object = self.workspace.catalog.object(Space::Relation, name).await?;
-        let object =
-            object.ok_or_else(|| CoordinatorError::Object(format!("there is no materialized view {name}")))?;
+        let object = object.ok_or_else(|| CoordinatorError::Object(format!("there is no materialized view {name}")))?;
         CatalogObjects::statement(&object)
     }
 
@@ -139,7 +145,12 @@ impl Walk<'_> {
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let fingerprint = plan_digest(&logical, &parts);
-        Ok(ViewPlan { logical, physical, fingerprint, sql_digest: digest(&statement.text.text) })
+        Ok(ViewPlan {
+            logical,
+            physical,
+            fingerprint,
+            sql_digest: digest(&statement.text.text),
+        })
     }
 
     async fn build(&self, statement: &Statement, view: &CreateView, plan: ViewPlan) -> Result<StepReport> {
@@ -168,7 +179,10 @@ impl Walk<'_> {
                     CoordinatorError::Cancelled => BuildState::Cancelled,
                     _ => BuildState::Failed,
                 };
-                let end = BuildEnd { error: Some(with_sources(&error)), ..BuildEnd::default() };
+                let end = BuildEnd {
+                    error: Some(with_sources(&error)),
+                    ..BuildEnd::default()
+                };
                 catalog.end_build(&id, state, &end).await?;
                 Err(error)
             }
@@ -207,7 +221,12 @@ impl Walk<'_> {
         let step = Step {
             build: id.to_owned(),
             name: name.clone(),
-            place: format!("{}:{}: {}", statement.text.origin, statement.text.start.line, statement.summary()),
+            place: format!(
+                "{}:{}: {}",
+                statement.text.origin,
+                statement.text.start.line,
+                statement.summary()
+            ),
             location: self.workspace.location().to_owned(),
             events: Arc::clone(&self.workspace.events),
             cancel: self.workspace.cancel.clone(),

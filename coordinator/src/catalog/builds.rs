@@ -157,7 +157,10 @@ impl Catalog {
             None => query,
         };
         let rows = query.fetch_all(&self.pool).await.map_err(|e| self.fail(e))?;
-        rows.iter().map(build).collect::<Result<_, _>>().map_err(|e| self.fail(e))
+        rows.iter()
+            .map(build)
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.fail(e))
     }
 
     /// All builds, newest first.
@@ -167,7 +170,8 @@ impl Catalog {
 
     /// Builds of one object, newest first.
     pub(crate) async fn builds_of(&self, object: &str) -> Result<Vec<BuildRow>> {
-        self.builds_where("WHERE object = $1 ORDER BY started_ms DESC, id DESC", Some(object)).await
+        self.builds_where("WHERE object = $1 ORDER BY started_ms DESC, id DESC", Some(object))
+            .await
     }
 
     /// One build.
@@ -239,7 +243,11 @@ impl Catalog {
             "DELETE FROM steps WHERE build IN (SELECT id FROM builds WHERE object = $1)",
             "DELETE FROM builds WHERE object = $1",
         ] {
-            sqlx::query(sql).bind(object).execute(&self.pool).await.map_err(|e| self.fail(e))?;
+            sqlx::query(sql)
+                .bind(object)
+                .execute(&self.pool)
+                .await
+                .map_err(|e| self.fail(e))?;
         }
         Ok(())
     }
@@ -269,6 +277,9 @@ impl Catalog {
             .await
             .map_err(|e| self.fail(e))?;
         let report = |row: &SqliteRow| json(&row.try_get::<String, _>("report")?);
-        rows.iter().map(report).collect::<Result<_, _>>().map_err(|e| self.fail(e))
+        rows.iter()
+            .map(report)
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.fail(e))
     }
 }

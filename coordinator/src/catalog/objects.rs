@@ -76,10 +76,15 @@ impl Catalog {
     /// All objects of a space, by name.
     pub(crate) async fn objects(&self, space: Space) -> Result<Vec<ObjectRow>> {
         let sql = format!("SELECT {COLUMNS} FROM objects WHERE space = $1 ORDER BY name");
-        let rows =
-            sqlx::query(sqlx::AssertSqlSafe(sql)).bind(space.as_str()).fetch_all(&self.pool).await;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(space.as_str())
+            .fetch_all(&self.pool)
+            .await;
         let rows = rows.map_err(|e| self.fail(e))?;
-        rows.iter().map(object).collect::<Result<_, _>>().map_err(|e| self.fail(e))
+        rows.iter()
+            .map(object)
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.fail(e))
     }
 
     /// Keeps an object, in place of one of the same name.

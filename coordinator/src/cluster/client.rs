@@ -54,7 +54,9 @@ impl Remote {
     /// [`CoordinatorError::Invalid`] when that is no address, [`CoordinatorError::Cluster`] when nobody answers there.
     pub async fn connect(url: &str) -> Result<Self> {
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| {
-            CoordinatorError::Invalid(format!("`{url}` is no address of a coordinator ({e}); one looks like http://127.0.0.1:50050"))
+            CoordinatorError::Invalid(format!(
+                "`{url}` is no address of a coordinator ({e}); one looks like http://127.0.0.1:50050"
+            ))
         })?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -67,7 +69,10 @@ impl Remote {
                 crate::error::with_sources(&e)
             ))
         })?;
-        Ok(Self { client: client(channel), url: url.to_owned() })
+        Ok(Self {
+            client: client(channel),
+            url: url.to_owned(),
+        })
     }
 
     /// Runs a script there as [`Coordinator::run_script`](crate::Coordinator::run_script) does here.
@@ -88,8 +93,17 @@ impl Remote {
             base_dir: script.base_dir,
             as_of_ms: script.as_of.map(|time| time.timestamp_millis()),
         };
-        let id = self.client.submit(request).await.map_err(|e| self.lost(&e))?.into_inner().script;
-        let watch = WatchRequest { script: id.clone(), from: 0 };
+        let id = self
+            .client
+            .submit(request)
+            .await
+            .map_err(|e| self.lost(&e))?
+            .into_inner()
+            .script;
+        let watch = WatchRequest {
+            script: id.clone(),
+            from: 0,
+        };
         let messages = self.client.watch(watch).await.map_err(|e| self.lost(&e))?.into_inner();
         let messages: Messages = Arc::new(Mutex::new(messages));
         let mut canceller = self.client.clone();
@@ -144,7 +158,13 @@ impl Remote {
     /// [`CoordinatorError::Cluster`] when it does not answer.
     pub async fn list(&mut self, kind: ListKind) -> Result<String> {
         let request = ListRequest { kind: kind.into() };
-        Ok(self.client.list(request).await.map_err(|e| self.lost(&e))?.into_inner().json)
+        Ok(self
+            .client
+            .list(request)
+            .await
+            .map_err(|e| self.lost(&e))?
+            .into_inner()
+            .json)
     }
 
     /// The manifest of `name`, `name@version` or `name@latest`, as JSON.
@@ -152,17 +172,23 @@ impl Remote {
     /// # Errors
     /// [`CoordinatorError::Cluster`] when there is none, or the coordinator does not answer.
     pub async fn describe(&mut self, corpus: &str) -> Result<String> {
-        let request = DescribeRequest { corpus: corpus.to_owned() };
-        Ok(self.client.describe(request).await.map_err(|e| self.lost(&e))?.into_inner().manifest)
+        let request = DescribeRequest {
+            corpus: corpus.to_owned(),
+        };
+        Ok(self
+            .client
+            .describe(request)
+            .await
+            .map_err(|e| self.lost(&e))?
+            .into_inner()
+            .manifest)
     }
 
     fn lost(&self, status: &Status) -> CoordinatorError {
         match status.code() {
-            Code::FailedPrecondition | Code::Unknown | Code::NotFound => CoordinatorError::Cluster(format!(
-                "coordinator at {}: {}",
-                self.url,
-                status.message()
-            )),
+            Code::FailedPrecondition | Code::Unknown | Code::NotFound => {
+                CoordinatorError::Cluster(format!("coordinator at {}: {}", self.url, status.message()))
+            }
             _ => CoordinatorError::Cluster(format!(
                 "the connection to the coordinator at {} ended ({}); run the same command again: it goes on from the last \
                  finished step",
@@ -192,8 +218,13 @@ fn rows(messages: Messages, schema: &[u8]) -> Result<SendableRecordBatchStream> 
                 None => Ok(None),
                 Some(error) => Err(DataFusionError::Execution(error)),
             },
-            _ => Err(DataFusionError::Execution("the coordinator ended the result in the middle".to_owned())),
+            _ => Err(DataFusionError::Execution(
+                "the coordinator ended the result in the middle".to_owned(),
+            )),
         }
     });
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, incoming.try_flatten().boxed())))
+    Ok(Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        incoming.try_flatten().boxed(),
+    )))
 }

@@ -51,7 +51,10 @@ fn suspicious_task(stage: usize, tasks: &[TaskInfo]) -> Option<String> {
     let mut seen = HashSet::new();
     for task in tasks {
         if let Status::Failed(failed) = &task.task_status {
-            return Some(format!("task {} of stage {stage} failed: {}", task.task_id, failed.error));
+            return Some(format!(
+                "task {} of stage {stage} failed: {}",
+                task.task_id, failed.error
+            ));
         }
         for partition in &task.global_input_partition_ids {
             if !seen.insert(partition) {
@@ -66,7 +69,11 @@ fn incomplete(id: usize, stage: &ExecutionStage, stages: &Stages) -> Option<Stri
     let ExecutionStage::Successful(done) = stage else {
         return Some(format!("stage {id} is {}", stage.variant_name()));
     };
-    let ran: usize = done.task_infos.iter().map(|task| task.global_input_partition_ids.len()).sum();
+    let ran: usize = done
+        .task_infos
+        .iter()
+        .map(|task| task.global_input_partition_ids.len())
+        .sum();
     if ran != done.partitions {
         return Some(format!("stage {id} has {} partitions, {ran} were run", done.partitions));
     }
@@ -99,20 +106,29 @@ fn differs(
     let written = rows_written(writing);
     let given: u64 = locations().filter_map(rows_at).sum();
     if written != given {
-        return Some(format!("stage {writer} wrote {written} rows, stage {reader} was given {given}"));
+        return Some(format!(
+            "stage {writer} wrote {written} rows, stage {reader} was given {given}"
+        ));
     }
     let readers: Vec<_> = readers_of(&reading.plan, writer);
     let [position] = readers.as_slice() else { return None };
     let read = output_rows_of(&reading.stage_metrics, *position)?;
     if read > given || (read < given && drains(&reading.plan)) {
-        return Some(format!("stage {writer} wrote {written} rows, stage {reader} read {read}"));
+        return Some(format!(
+            "stage {writer} wrote {written} rows, stage {reader} read {read}"
+        ));
     }
     None
 }
 
 fn place(location: &PartitionLocation) -> (usize, usize, Option<u64>, &str) {
     let partition = location.partition_id.partition_id;
-    (location.map_partition_id, partition, location.file_id, location.executor_meta.id.as_str())
+    (
+        location.map_partition_id,
+        partition,
+        location.file_id,
+        location.executor_meta.id.as_str(),
+    )
 }
 
 fn rows_written(stage: &SuccessfulStage) -> u64 {
@@ -126,14 +142,18 @@ fn rows_written(stage: &SuccessfulStage) -> u64 {
 /// Rows of an output, as its writer counted them; the number itself is not public.
 fn rows_at(location: &PartitionLocation) -> Option<u64> {
     let statistics = location.partition_stats.to_arrow_arrayref().ok()?;
-    let rows = statistics.column_by_name("num_rows")?.as_primitive_opt::<UInt64Type>()?;
+    let rows = statistics
+        .column_by_name("num_rows")?
+        .as_primitive_opt::<UInt64Type>()?;
     (rows.len() == 1 && rows.is_valid(0)).then(|| rows.value(0))
 }
 
 /// Places, in the order of the metrics, of the nodes that read the output of `stage` once.
 fn readers_of(plan: &std::sync::Arc<dyn ExecutionPlan>, stage: usize) -> Vec<usize> {
     fn walk(plan: &std::sync::Arc<dyn ExecutionPlan>, stage: usize, next: &mut usize, found: &mut Vec<usize>) {
-        let reads = plan.downcast_ref::<ShuffleReaderExec>().is_some_and(|r| r.stage_id == stage && !r.broadcast);
+        let reads = plan
+            .downcast_ref::<ShuffleReaderExec>()
+            .is_some_and(|r| r.stage_id == stage && !r.broadcast);
         if reads {
             found.push(*next);
         }
@@ -168,9 +188,7 @@ fn drains(plan: &std::sync::Arc<dyn ExecutionPlan>) -> bool {
         "WriteRows",
         "WriteShards",
     ];
-    TO_THE_END.contains(&plan.name())
-        && plan.fetch().is_none()
-        && plan.children().into_iter().all(drains)
+    TO_THE_END.contains(&plan.name()) && plan.fetch().is_none() && plan.children().into_iter().all(drains)
 }
 
 #[cfg(test)]
@@ -189,8 +207,16 @@ mod tests {
     use super::*;
 
     fn task(task_id: usize, partition: usize, rows: u64) -> TaskInfo {
-        let written = ShuffleWritePartition { partition_id: 0, num_rows: rows, ..Default::default() };
-        let done = SuccessfulTask { executor_id: "w1".into(), partitions: vec![written], ..Default::default() };
+        let written = ShuffleWritePartition {
+            partition_id: 0,
+            num_rows: rows,
+            ..Default::default()
+        };
+        let done = SuccessfulTask {
+            executor_id: "w1".into(),
+            partitions: vec![written],
+            ..Default::default()
+        };
         TaskInfo {
             task_id,
             scheduled_time: 0,
@@ -207,7 +233,11 @@ mod tests {
     fn location(task: usize, rows: u64) -> PartitionLocation {
         PartitionLocation {
             map_partition_id: task,
-            partition_id: PartitionId { job_id: "j".into(), stage_id: 1, partition_id: 0 },
+            partition_id: PartitionId {
+                job_id: "j".into(),
+                stage_id: 1,
+                partition_id: 0,
+            },
             executor_meta: ExecutorMetadata {
                 id: "w1".into(),
                 host: String::new(),
@@ -249,7 +279,10 @@ mod tests {
     }
 
     fn judged(first: SuccessfulStage, second: SuccessfulStage) -> Option<String> {
-        let stages = [(1, ExecutionStage::Successful(first)), (2, ExecutionStage::Successful(second))];
+        let stages = [
+            (1, ExecutionStage::Successful(first)),
+            (2, ExecutionStage::Successful(second)),
+        ];
         at_the_end(&stages.into())
     }
 
@@ -270,7 +303,10 @@ mod tests {
     fn rows_that_differ_are_found() {
         let (mut first, second) = sound();
         first.task_infos[0] = task(0, 0, 8);
-        assert_eq!(judged(first, second).unwrap(), "stage 1 wrote 13 rows, stage 2 was given 12");
+        assert_eq!(
+            judged(first, second).unwrap(),
+            "stage 1 wrote 13 rows, stage 2 was given 12"
+        );
     }
 
     #[test]
@@ -280,10 +316,21 @@ mod tests {
         assert!(judged(first, second).unwrap().contains("stage 1 was run again"));
         let (mut first, second) = sound();
         first.task_infos.push(task(2, 1, 5));
-        assert!(judged(first, second).unwrap().contains("partition 1 of stage 1 was run twice"));
+        assert!(
+            judged(first, second)
+                .unwrap()
+                .contains("partition 1 of stage 1 was run twice")
+        );
         let (mut first, second) = sound();
-        first.task_infos[1].task_status = Status::Failed(FailedTask { error: "lost".into(), ..Default::default() });
-        assert!(judged(first, second).unwrap().contains("task 1 of stage 1 failed: lost"));
+        first.task_infos[1].task_status = Status::Failed(FailedTask {
+            error: "lost".into(),
+            ..Default::default()
+        });
+        assert!(
+            judged(first, second)
+                .unwrap()
+                .contains("task 1 of stage 1 failed: lost")
+        );
         let (mut first, second) = sound();
         first.partitions = 3;
         assert!(judged(first, second).unwrap().contains("3 partitions, 2 were run"));

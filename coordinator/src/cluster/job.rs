@@ -63,8 +63,17 @@ impl<'a> Job<'a> {
         exchange: bool,
     ) -> Result<Self> {
         let losses = cluster.losses();
-        let id = cluster.server.submit_physical_plan(name, context, plan, None).await.map_err(refused)?;
-        Ok(Self { cluster, id, losses, exchange })
+        let id = cluster
+            .server
+            .submit_physical_plan(name, context, plan, None)
+            .await
+            .map_err(refused)?;
+        Ok(Self {
+            cluster,
+            id,
+            losses,
+            exchange,
+        })
     }
 
     /// Waits for the end, and tells `progress` on the way.
@@ -158,7 +167,10 @@ struct Stillness {
 
 impl Stillness {
     fn new() -> Self {
-        Self { last: Progress::default(), changed: Instant::now() }
+        Self {
+            last: Progress::default(),
+            changed: Instant::now(),
+        }
     }
 
     /// Why the job should not be waited for any longer, if it should not. A job waits for workers as long as it takes.
@@ -168,7 +180,11 @@ impl Stillness {
             self.changed = Instant::now();
         }
         let still = self.changed.elapsed();
-        let limit = if seen.tasks_running == 0 { cluster.options.stall } else { cluster.options.silence };
+        let limit = if seen.tasks_running == 0 {
+            cluster.options.stall
+        } else {
+            cluster.options.silence
+        };
         if still < limit {
             return None;
         }
@@ -176,6 +192,10 @@ impl Stillness {
             self.changed = Instant::now();
             return None;
         }
-        Some(format!("it stood still for {} s with {} tasks running", still.as_secs(), seen.tasks_running))
+        Some(format!(
+            "it stood still for {} s with {} tasks running",
+            still.as_secs(),
+            seen.tasks_running
+        ))
     }
 }

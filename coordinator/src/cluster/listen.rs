@@ -29,8 +29,13 @@ mod tests {
             loopback_only("the coordinator", address.parse().unwrap()).unwrap();
         }
         for address in ["0.0.0.0", "10.0.0.1", "::", "192.0.2.7"] {
-            let error = loopback_only("the coordinator", address.parse().unwrap()).unwrap_err().to_string();
-            assert!(error.contains(address) && error.contains("127.0.0.1") && error.contains("certificate"), "{error}");
+            let error = loopback_only("the coordinator", address.parse().unwrap())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(address) && error.contains("127.0.0.1") && error.contains("certificate"),
+                "{error}"
+            );
         }
     }
 }

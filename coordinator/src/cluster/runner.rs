@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ballista_core::config::{
-    BALLISTA_ADAPTIVE_PLANNER_ENABLED, BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE, BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK,
+    BALLISTA_ADAPTIVE_PLANNER_ENABLED, BALLISTA_CLIENT_GRPC_MAX_MESSAGE_SIZE,
+    BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK,
 };
 use ballista_core::extension::SessionConfigExt as _;
 use corpusmill_operators::{Destination, FailureCause, OperatorError, Receipt, TaskFailure};
@@ -53,7 +54,9 @@ pub(crate) struct BallistaRunner {
 
 impl Debug for BallistaRunner {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BallistaRunner").field("cluster", &self.cluster).finish_non_exhaustive()
+        f.debug_struct("BallistaRunner")
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
     }
 }
 
@@ -81,17 +84,30 @@ impl BallistaRunner {
     ) -> Result<Attempt> {
         let fail = |error| CoordinatorError::engine(&step.place, &step.location, error);
         let name = format!("{}-{}", step.name.replace(' ', "-"), uuid::Uuid::new_v4().simple());
-        let folder = if plan.exchange { attempt_folder(plan.staging(), &name) } else { plan.staging().clone() };
+        let folder = if plan.exchange {
+            attempt_folder(plan.staging(), &name)
+        } else {
+            plan.staging().clone()
+        };
         let done = self.receipts(&folder).await.map_err(fail)?;
         let missing: BTreeSet<u32> = plan.splits.difference(&done.splits()).copied().collect();
         if missing.is_empty() {
             return Ok(Attempt::Done(done.receipts));
         }
         let physical = plan.attempt(folder.clone(), &missing).map_err(fail)?;
-        let job =
-            Job::submit(&self.cluster, &format!("{}/{name}", step.build), Arc::clone(job_context), physical, plan.exchange)
-                .await?;
-        let verdict = job.watch(&step.cancel, |seen| step.events.event(told(step, seen, began))).await?;
+        // One script runs at a time, and one step of it: no other job loses by this.
+        self.cluster.settle().await?;
+        let job = Job::submit(
+            &self.cluster,
+            &format!("{}/{name}", step.build),
+            Arc::clone(job_context),
+            physical,
+            plan.exchange,
+        )
+        .await?;
+        let verdict = job
+            .watch(&step.cancel, |seen| step.events.event(told(step, seen, began)))
+            .await?;
         match verdict {
             Verdict::Cancelled => return Err(CoordinatorError::Cancelled),
             Verdict::Sound => {}
@@ -117,9 +133,15 @@ impl BallistaRunner {
     async fn receipts(&self, folder: &Destination) -> Result<Found, DataFusionError> {
         let (store, prefix) = (folder.store(&self.context)?, folder.prefix()?);
         let listed = store.list(Some(&prefix)).try_collect::<Vec<_>>().await;
-        let listed = listed.map_err(|source| OperatorError::Store { path: prefix.to_string(), source })?;
+        let listed = listed.map_err(|source| OperatorError::Store {
+            path: prefix.to_string(),
+            source,
+        })?;
         let taken = Receipt::collect(&store, &prefix).await?;
-        Ok(Found { objects: listed.len(), receipts: taken.into_values().collect() })
+        Ok(Found {
+            objects: listed.len(),
+            receipts: taken.into_values().collect(),
+        })
     }
 
     async fn publish(&self, receipts: &[Receipt], staging: &Destination) -> Result<(), DataFusionError> {
@@ -153,7 +175,10 @@ impl Runner for BallistaRunner {
                 Attempt::Again(reason) => last = reason,
             }
             tracing::warn!(build = %step.build, step = %step.name, attempt, reason = %last, "the step is run again");
-            step.events.event(Event::Warning(format!("{}: run again after attempt {attempt}: {last}", step.name)));
+            step.events.event(Event::Warning(format!(
+                "{}: run again after attempt {attempt}: {last}",
+                step.name
+            )));
             tokio::select! {
                 () = step.cancel.cancelled() => return Err(CoordinatorError::Cancelled),
                 () = tokio::time::sleep(pause) => {}
@@ -210,9 +235,10 @@ fn unfit(plan: &StepPlan, found: &Found) -> Option<String> {
 fn failed(step: &Step, failure: TaskFailure) -> Result<String> {
     match failure.cause {
         FailureCause::Transient => Ok(failure.message),
-        FailureCause::DiskFull => {
-            Err(CoordinatorError::DiskFull { place: step.place.clone(), location: step.location.clone() })
-        }
+        FailureCause::DiskFull => Err(CoordinatorError::DiskFull {
+            place: step.place.clone(),
+            location: step.location.clone(),
+        }),
         FailureCause::Refused => Err(CoordinatorError::Operator {
             place: step.place.clone(),
             message: failure.message.clone(),

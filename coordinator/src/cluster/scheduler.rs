@@ -22,11 +22,14 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::ledger::Ledger;
 use super::listen::loopback_only;
 use crate::error::{CoordinatorError, Result};
 
 /// Messages between scheduler and workers: a plan that names many files, or carries a tokenizer, is large.
 const MESSAGE_BYTES_MAX: u32 = 256 << 20;
+/// Longest wait for a job that was stopped.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Names of lost workers that are remembered.
 const LOST_NAMES: usize = 64;
 
@@ -55,7 +58,7 @@ impl Default for ClusterOptions {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             heartbeat: Duration::from_secs(2),
-            timeout: Duration::from_secs(8),
+            timeout: Duration::from_secs(12),
             stall: Duration::from_secs(30),
             silence: Duration::from_secs(3_600),
             attempts: 12,
@@ -83,7 +86,7 @@ pub struct Cluster {
     pub(super) options: ClusterOptions,
     pub(super) server: Server,
     pub(super) jobs: Arc<dyn JobState>,
-    workers: Arc<dyn ClusterState>,
+    workers: Arc<Ledger>,
     address: SocketAddr,
     losses: Arc<Losses>,
     serving: Vec<JoinHandle<()>>,
@@ -98,7 +101,10 @@ struct Losses {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("address", &self.address).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("address", &self.address)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,9 +133,12 @@ impl Cluster {
             Arc::new(default_session_builder),
             Arc::new(default_config_producer),
         );
-        let (jobs, workers) = (ballista.job_state(), ballista.cluster_state());
+        let (jobs, workers) = (ballista.job_state(), Arc::new(Ledger::over(ballista.cluster_state())));
+        let ballista = BallistaCluster::new(Arc::clone(&workers) as Arc<dyn ClusterState>, Arc::clone(&jobs));
         let failed = |e: BallistaError| fail(e.to_string());
-        let server: Server = create_scheduler(ballista, Arc::new(config(&options, address))).await.map_err(failed)?;
+        let server: Server = create_scheduler(ballista, Arc::new(config(&options, address)))
+            .await
+            .map_err(failed)?;
         let losses = Arc::new(Losses::default());
         let mut events = server.cluster_state_events().await.map_err(failed)?;
         let counted = Arc::clone(&losses);
@@ -147,7 +156,15 @@ impl Cluster {
             }
         });
         let serving = vec![watching, serving];
-        Ok(Arc::new(Self { options, server, jobs, workers, address, losses, serving }))
+        Ok(Arc::new(Self {
+            options,
+            server,
+            jobs,
+            workers,
+            address,
+            losses,
+            serving,
+        }))
     }
 
     /// Where executors register.
@@ -164,7 +181,10 @@ impl Cluster {
         let ids: BTreeSet<&String> = heard.keys().collect();
         for id in ids {
             let beat = &heard[id];
-            let active = matches!(beat.status.as_ref().and_then(|s| s.status.as_ref()), Some(Status::Active(_)));
+            let active = matches!(
+                beat.status.as_ref().and_then(|s| s.status.as_ref()),
+                Some(Status::Active(_))
+            );
             let ago = now.saturating_sub(beat.timestamp);
             if !active || ago > self.options.timeout.as_secs() {
                 continue;
@@ -179,6 +199,19 @@ impl Cluster {
             }
         }
         workers
+    }
+
+    /// Waits until no job runs any more, and frees what the scheduler believes to be in use.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Cluster`] when the scheduler refuses.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + SETTLE;
+        while self.server.running_job_number() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let refused = |e| CoordinatorError::Cluster(format!("the scheduler does not answer: {e}"));
+        self.workers.settle().await.map_err(refused)
     }
 
     /// Workers lost so far.

@@ -57,7 +57,14 @@ struct Log {
 impl Script {
     pub(super) fn new(id: String, origin: String) -> Arc<Self> {
         let (cancel, log) = (CancellationToken::new(), Mutex::default());
-        Arc::new(Self { id, origin, cancel, log, changed: Notify::new(), read: Notify::new() })
+        Arc::new(Self {
+            id,
+            origin,
+            cancel,
+            log,
+            changed: Notify::new(),
+            read: Notify::new(),
+        })
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -71,7 +78,11 @@ impl Script {
             (true, false) => "running",
             (false, false) => "queued",
         };
-        ScriptInfo { script: self.id.clone(), origin: self.origin.clone(), state }
+        ScriptInfo {
+            script: self.id.clone(),
+            origin: self.origin.clone(),
+            state,
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -107,7 +118,10 @@ impl Script {
             log.rows_bytes += rows_bytes(&what);
             let number = log.next;
             log.next += 1;
-            log.messages.push_back(Message { number, what: Some(what) });
+            log.messages.push_back(Message {
+                number,
+                what: Some(what),
+            });
             if log.messages.len() > MESSAGES_MAX
                 && let Some(old) = log.messages.pop_front()
             {
@@ -204,7 +218,8 @@ impl Sink for ScriptSink {
                 self.0.say(What::Built(json));
             }
             Outcome::Rows(mut rows) => {
-                self.0.say(What::RowsBegin(wire::schema_bytes(&rows.schema()).map_err(arrow)?));
+                self.0
+                    .say(What::RowsBegin(wire::schema_bytes(&rows.schema()).map_err(arrow)?));
                 let result = deliver(&self.0, &mut rows).await;
                 let error = result.as_ref().err().map(ToString::to_string);
                 self.0.say(What::RowsEnd(RowsEnd { error }));
@@ -254,7 +269,14 @@ mod tests {
         script.ended(&Ok(()));
         let seen = read.await.unwrap();
         let end = What::Ended(Ended { failure: None });
-        assert_eq!(seen, [Some(What::Warning("a".into())), Some(What::Warning("b".into())), Some(end)]);
+        assert_eq!(
+            seen,
+            [
+                Some(What::Warning("a".into())),
+                Some(What::Warning("b".into())),
+                Some(end)
+            ]
+        );
         assert_eq!(script.next(1).await.unwrap().what, Some(What::Warning("b".into())));
         assert_eq!(script.info().state, "ended");
     }
@@ -271,6 +293,9 @@ mod tests {
         assert_eq!(script.next(1).await.unwrap().what, Some(What::Rows(vec![1])));
         script.say_rows(big).await.unwrap();
         script.cancel.cancel();
-        assert!(matches!(script.say_rows(vec![2]).await, Err(CoordinatorError::Cancelled)));
+        assert!(matches!(
+            script.say_rows(vec![2]).await,
+            Err(CoordinatorError::Cancelled)
+        ));
     }
 }

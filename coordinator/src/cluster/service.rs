@@ -68,7 +68,9 @@ impl ServeOptions {
 pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: impl FnOnce(SocketAddr)) -> Result<()> {
     loopback_only("the coordinator", options.listen.ip())?;
     let fail = |why: String| CoordinatorError::Cluster(format!("cannot listen on {}: {why}", options.listen));
-    let listener = TcpListener::bind(options.listen).await.map_err(|e| fail(e.to_string()))?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|e| fail(e.to_string()))?;
     let address = listener.local_addr().map_err(|e| fail(e.to_string()))?;
     let cluster = Cluster::start(options.cluster.clone()).await?;
     let mut home = options.coordinator.clone();
@@ -118,7 +120,9 @@ impl Service {
     fn script(&self, id: &str) -> Result<Arc<Script>, Status> {
         let found = self.scripts().iter().find(|script| script.id == id).cloned();
         found.ok_or_else(|| {
-            Status::not_found(format!("there is no script {id}: it ended long ago, or the coordinator was started again"))
+            Status::not_found(format!(
+                "there is no script {id}: it ended long ago, or the coordinator was started again"
+            ))
         })
     }
 
@@ -127,10 +131,14 @@ impl Service {
         let mut scripts = self.scripts();
         let waiting = scripts.iter().filter(|script| !script.has_ended()).count();
         if waiting >= QUEUED_MAX {
-            return Err(Status::resource_exhausted(format!("{QUEUED_MAX} scripts wait already; try again later")));
+            return Err(Status::resource_exhausted(format!(
+                "{QUEUED_MAX} scripts wait already; try again later"
+            )));
         }
         while scripts.len() - waiting >= ENDED_MAX {
-            let Some(oldest) = scripts.iter().position(|script| script.has_ended()) else { break };
+            let Some(oldest) = scripts.iter().position(|script| script.has_ended()) else {
+                break;
+            };
             scripts.remove(oldest);
         }
         let script = Script::new(uuid::Uuid::now_v7().simple().to_string(), origin);
@@ -210,7 +218,9 @@ impl Control for Handle {
             }
             running.ended(&result);
         });
-        Ok(Response::new(SubmitReply { script: script.id.clone() }))
+        Ok(Response::new(SubmitReply {
+            script: script.id.clone(),
+        }))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Reply<Self::WatchStream> {

@@ -41,16 +41,32 @@ impl StepPlan {
             let partitions = stages.last().map_or(0, |stage| input_partitions(stage.as_ref()));
             let sink = Sink::Rows(Arc::clone(write.sink()));
             let splits = (0..partitions as u32).collect();
-            return Ok(Self { plan, sink, exchange, splits });
+            return Ok(Self {
+                plan,
+                sink,
+                exchange,
+                splits,
+            });
         }
         if let Some(write) = plan.downcast_ref::<WriteShards>() {
             let (sources, splits) = screened(&stages)
                 .ok_or_else(|| DataFusionError::Internal("a step that writes shards has no screen".to_owned()))?;
-            let sink = Arc::new(ShardSink { sources, ..write.sink().as_ref().clone() });
+            let sink = Arc::new(ShardSink {
+                sources,
+                ..write.sink().as_ref().clone()
+            });
             let splits = splits.into_iter().collect();
-            return Ok(Self { plan, sink: Sink::Shards(sink), exchange, splits });
+            return Ok(Self {
+                plan,
+                sink: Sink::Shards(sink),
+                exchange,
+                splits,
+            });
         }
-        Err(DataFusionError::Internal(format!("a step ends in {}, which gives no receipts", plan.name())))
+        Err(DataFusionError::Internal(format!(
+            "a step ends in {}, which gives no receipts",
+            plan.name()
+        )))
     }
 
     /// The step's staging folder.
@@ -73,21 +89,34 @@ impl StepPlan {
         if *missing == self.splits || self.exchange {
             return Ok(match &self.sink {
                 Sink::Shards(sink) => {
-                    let sink = ShardSink { staging, ..sink.as_ref().clone() };
+                    let sink = ShardSink {
+                        staging,
+                        ..sink.as_ref().clone()
+                    };
                     Arc::new(WriteShards::try_new(Arc::clone(input), Arc::new(sink))?)
                 }
-                Sink::Rows(sink) => {
-                    Arc::new(WriteRows::new(Arc::clone(input), Arc::new(RowSink { staging, ..sink.as_ref().clone() })))
-                }
+                Sink::Rows(sink) => Arc::new(WriteRows::new(
+                    Arc::clone(input),
+                    Arc::new(RowSink {
+                        staging,
+                        ..sink.as_ref().clone()
+                    }),
+                )),
             });
         }
         let Sink::Rows(sink) = &self.sink else {
-            return Err(DataFusionError::Internal("shards are written behind an exchange".to_owned()));
+            return Err(DataFusionError::Internal(
+                "shards are written behind an exchange".to_owned(),
+            ));
         };
         let partitions: Vec<usize> = missing.iter().map(|split| *split as usize).collect();
         let input = restrict_plan_to_partitions(Arc::clone(input), &partitions)?;
         let splits = Some(missing.iter().copied().collect());
-        let sink = RowSink { staging, splits, ..sink.as_ref().clone() };
+        let sink = RowSink {
+            staging,
+            splits,
+            ..sink.as_ref().clone()
+        };
         Ok(Arc::new(WriteRows::new(input, Arc::new(sink))))
     }
 }
@@ -99,18 +128,26 @@ fn stages(plan: &Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Vec<A
 }
 
 fn input_partitions(stage: &dyn ShuffleWriter) -> usize {
-    stage.children().first().map_or(0, |input| input.output_partitioning().partition_count())
+    stage
+        .children()
+        .first()
+        .map_or(0, |input| input.output_partitioning().partition_count())
 }
 
 /// Partitions that the screen of a step will have, and the shards that it reports.
 fn screened(stages: &[Arc<dyn ShuffleWriter>]) -> Option<(usize, Vec<u32>)> {
     fn find(plan: &Arc<dyn ExecutionPlan>) -> Option<(usize, Vec<u32>)> {
         if let Some(screen) = plan.downcast_ref::<Screen>() {
-            return Some((plan.output_partitioning().partition_count(), screen.spec().splits.clone()));
+            return Some((
+                plan.output_partitioning().partition_count(),
+                screen.spec().splits.clone(),
+            ));
         }
         plan.children().into_iter().find_map(find)
     }
-    stages.iter().find_map(|stage| stage.children().into_iter().find_map(find))
+    stages
+        .iter()
+        .find_map(|stage| stage.children().into_iter().find_map(find))
 }
 
 /// A folder beside `staging` for the receipts of one attempt: nothing that an attempt leaves behind, early or late,

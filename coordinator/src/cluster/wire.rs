@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use corpusmill_proto::control::message::What;
-use corpusmill_proto::control::{
-    BuildBegins, Failure, FailureKind, Progress, StatementBegins, StepBegins, StepEnds,
-};
+use corpusmill_proto::control::{BuildBegins, Failure, FailureKind, Progress, StatementBegins, StepBegins, StepEnds};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
@@ -21,13 +19,36 @@ const BATCH_BYTES: usize = 8 << 20;
 /// An event as a message; `None` for one that this version does not send.
 pub(super) fn from_event(event: Event) -> Option<What> {
     Some(match event {
-        Event::Statement { number, of, line, summary } => {
-            What::Statement(StatementBegins { number: number as u64, of: of as u64, line: line as u64, summary })
-        }
-        Event::BuildStarted { object, build, steps, resumed } => {
-            What::Build(BuildBegins { object, build, steps: steps as u64, resumed })
-        }
-        Event::StepStarted { build, step, number, of, splits, splits_done } => What::Step(StepBegins {
+        Event::Statement {
+            number,
+            of,
+            line,
+            summary,
+        } => What::Statement(StatementBegins {
+            number: number as u64,
+            of: of as u64,
+            line: line as u64,
+            summary,
+        }),
+        Event::BuildStarted {
+            object,
+            build,
+            steps,
+            resumed,
+        } => What::Build(BuildBegins {
+            object,
+            build,
+            steps: steps as u64,
+            resumed,
+        }),
+        Event::StepStarted {
+            build,
+            step,
+            number,
+            of,
+            splits,
+            splits_done,
+        } => What::Step(StepBegins {
             build,
             step,
             number: number as u64,
@@ -35,19 +56,34 @@ pub(super) fn from_event(event: Event) -> Option<What> {
             splits: splits as u64,
             splits_done: splits_done as u64,
         }),
-        Event::Progress { build, step, rows_read, rows_expected, bytes_read, rows_written, splits_done, elapsed } => {
-            What::Progress(Progress {
-                build,
-                step,
-                rows_read,
-                rows_expected,
-                bytes_read,
-                rows_written,
-                splits_done: splits_done as u64,
-                elapsed_ms: milliseconds(elapsed),
-            })
-        }
-        Event::StepFinished { build, step, reused, rows_in, rows_out, bytes, elapsed } => What::StepEnds(StepEnds {
+        Event::Progress {
+            build,
+            step,
+            rows_read,
+            rows_expected,
+            bytes_read,
+            rows_written,
+            splits_done,
+            elapsed,
+        } => What::Progress(Progress {
+            build,
+            step,
+            rows_read,
+            rows_expected,
+            bytes_read,
+            rows_written,
+            splits_done: splits_done as u64,
+            elapsed_ms: milliseconds(elapsed),
+        }),
+        Event::StepFinished {
+            build,
+            step,
+            reused,
+            rows_in,
+            rows_out,
+            bytes,
+            elapsed,
+        } => What::StepEnds(StepEnds {
             build,
             step,
             reused,
@@ -65,11 +101,19 @@ pub(super) fn to_event(what: What) -> Option<Event> {
     Some(match what {
         What::Statement(s) => {
             let (number, of, line) = (s.number as usize, s.of as usize, s.line as usize);
-            Event::Statement { number, of, line, summary: s.summary }
+            Event::Statement {
+                number,
+                of,
+                line,
+                summary: s.summary,
+            }
         }
-        What::Build(b) => {
-            Event::BuildStarted { object: b.object, build: b.build, steps: b.steps as usize, resumed: b.resumed }
-        }
+        What::Build(b) => Event::BuildStarted {
+            object: b.object,
+            build: b.build,
+            steps: b.steps as usize,
+            resumed: b.resumed,
+        },
         What::Step(s) => Event::StepStarted {
             build: s.build,
             step: s.step,
@@ -115,7 +159,10 @@ pub(super) fn from_error(error: &CoordinatorError) -> Failure {
         RemoteKind::Cancelled => FailureKind::Cancelled,
         RemoteKind::Busy => FailureKind::Busy,
     };
-    Failure { kind: kind.into(), message: with_sources(error) }
+    Failure {
+        kind: kind.into(),
+        message: with_sources(error),
+    }
 }
 
 /// The error of a script that ran elsewhere.
@@ -126,7 +173,10 @@ pub(super) fn to_error(failure: Failure) -> CoordinatorError {
         FailureKind::Cancelled => return CoordinatorError::Cancelled,
         FailureKind::Busy => RemoteKind::Busy,
     };
-    CoordinatorError::Remote { kind, message: failure.message }
+    CoordinatorError::Remote {
+        kind,
+        message: failure.message,
+    }
 }
 
 /// The schema of a result.
@@ -172,9 +222,26 @@ mod tests {
     fn events_come_back_as_they_were() {
         let text = || "x".to_owned();
         let events = [
-            Event::Statement { number: 1, of: 2, line: 3, summary: text() },
-            Event::BuildStarted { object: text(), build: text(), steps: 2, resumed: true },
-            Event::StepStarted { build: text(), step: text(), number: 1, of: 2, splits: 8, splits_done: 3 },
+            Event::Statement {
+                number: 1,
+                of: 2,
+                line: 3,
+                summary: text(),
+            },
+            Event::BuildStarted {
+                object: text(),
+                build: text(),
+                steps: 2,
+                resumed: true,
+            },
+            Event::StepStarted {
+                build: text(),
+                step: text(),
+                number: 1,
+                of: 2,
+                splits: 8,
+                splits_done: 3,
+            },
             Event::Progress {
                 build: text(),
                 step: text(),
@@ -210,8 +277,14 @@ mod tests {
             detail: "count(*) >= 10".into(),
         };
         let back = to_error(from_error(&failed));
-        assert_eq!((back.kind(), back.to_string()), (RemoteKind::Expectation, failed.to_string()));
-        assert!(matches!(to_error(from_error(&CoordinatorError::Cancelled)), CoordinatorError::Cancelled));
+        assert_eq!(
+            (back.kind(), back.to_string()),
+            (RemoteKind::Expectation, failed.to_string())
+        );
+        assert!(matches!(
+            to_error(from_error(&CoordinatorError::Cancelled)),
+            CoordinatorError::Cancelled
+        ));
     }
 
     #[test]
@@ -229,6 +302,9 @@ mod tests {
         assert!(messages.len() > 1 && messages.iter().all(|m| m.len() < corpusmill_proto::MESSAGE_BYTES_MAX));
         let pieces: Vec<RecordBatch> = messages.iter().flat_map(|m| batches(m).unwrap().1).collect();
         assert_eq!(concat_batches(&batch.schema(), &pieces).unwrap(), batch);
-        assert_eq!(batches(&schema_bytes(&batch.schema()).unwrap()).unwrap(), (batch.schema(), vec![]));
+        assert_eq!(
+            batches(&schema_bytes(&batch.schema()).unwrap()).unwrap(),
+            (batch.schema(), vec![])
+        );
     }
 }

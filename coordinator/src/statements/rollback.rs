@@ -29,7 +29,9 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
     let base = warehouse.manifest(corpus, newest).await?;
     let mut manifest = warehouse.manifest(corpus, version).await?;
     if version == newest {
-        return Ok(Outcome::Message(format!("corpus {corpus} is at version {version} already")));
+        return Ok(Outcome::Message(format!(
+            "corpus {corpus} is at version {version} already"
+        )));
     }
     let id = new_build_id();
     manifest.version = newest + 1;
@@ -52,11 +54,15 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
     let path = format!("_corpusmill/manifests/{id}.json");
     let object = layout.path(&format!("{}/{path}", corpus_folder(corpus)));
     let body = manifest.to_json()?;
-    layout.store().put(&object, body.into()).await.map_err(|source| CoordinatorError::Store {
-        action: "write",
-        path: object.to_string(),
-        source,
-    })?;
+    layout
+        .store()
+        .put(&object, body.into())
+        .await
+        .map_err(|source| CoordinatorError::Store {
+            action: "write",
+            path: object.to_string(),
+            source,
+        })?;
     let folder = layout.folder(&corpus_folder(corpus));
     let prefix = warehouse.corpus_root(corpus)?;
     let mut log = CorpusLog::open(corpus, Arc::clone(layout.store()), &prefix, folder.url()).await?;
@@ -89,7 +95,9 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
         steps: vec![],
         elapsed: began.elapsed(),
         resumed: false,
-        note: Some(format!("version {made} has the rows and the definition of version {version}")),
+        note: Some(format!(
+            "version {made} has the rows and the definition of version {version}"
+        )),
     };
     let end = BuildEnd {
         version: Some(made),

@@ -36,19 +36,21 @@ impl Duplicates {
 
     fn refuse(&self, batch: &RecordBatch, keys: &[String]) -> Result<()> {
         let hashes = column(batch, HASH)?.as_primitive::<UInt64Type>();
-        let alike: Vec<usize> =
-            (1..batch.num_rows()).filter(|i| hashes.value(*i) == hashes.value(i - 1)).collect();
+        let alike: Vec<usize> = (1..batch.num_rows())
+            .filter(|i| hashes.value(*i) == hashes.value(i - 1))
+            .collect();
         if alike.is_empty() {
             return Ok(());
         }
-        let columns: Vec<&ArrayRef> =
-            keys.iter().map(|key| column(batch, key)).collect::<Result<_>>()?;
+        let columns: Vec<&ArrayRef> = keys.iter().map(|key| column(batch, key)).collect::<Result<_>>()?;
         let same = columns
             .iter()
             .map(|c| make_comparator(c.as_ref() as &dyn Array, c.as_ref(), SortOptions::default()))
             .collect::<Result<Vec<_>, _>>()?;
-        let twice: Vec<usize> =
-            alike.into_iter().filter(|i| same.iter().all(|compare| compare(*i, i - 1).is_eq())).collect();
+        let twice: Vec<usize> = alike
+            .into_iter()
+            .filter(|i| same.iter().all(|compare| compare(*i, i - 1).is_eq()))
+            .collect();
         if twice.is_empty() {
             return Ok(());
         }

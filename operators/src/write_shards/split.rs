@@ -85,22 +85,32 @@ impl Split {
             return Ok(());
         }
         let name = self.reason(reason)?;
-        let counts =
-            if class == Class::Dropped as i8 { &mut self.drops } else { &mut self.warnings };
+        let counts = if class == Class::Dropped as i8 {
+            &mut self.drops
+        } else {
+            &mut self.warnings
+        };
         *counts.entry(name).or_default() += count;
         Ok(())
     }
 
     fn reason(&self, reason: Option<i32>) -> Result<String> {
-        let known = reason.and_then(|r| usize::try_from(r).ok()).and_then(|r| self.sink.reasons.get(r));
+        let known = reason
+            .and_then(|r| usize::try_from(r).ok())
+            .and_then(|r| self.sink.reasons.get(r));
         match known {
             Some(reason) => Ok(reason.name.clone()),
-            None => Err(self.exchange(format!("has a row with the unknown reason {reason:?}")).into()),
+            None => Err(self
+                .exchange(format!("has a row with the unknown reason {reason:?}"))
+                .into()),
         }
     }
 
     fn exchange(&self, detail: String) -> OperatorError {
-        OperatorError::Exchange { shard: self.shard, detail }
+        OperatorError::Exchange {
+            shard: self.shard,
+            detail,
+        }
     }
 
     /// Writes rows of the corpus, sorted by hash and key.
@@ -135,7 +145,10 @@ impl Split {
             generation: 0,
             shard: self.shard,
         };
-        let options = ShardOptions { block_rows: self.sink.block_rows, ..ShardOptions::default() };
+        let options = ShardOptions {
+            block_rows: self.sink.block_rows,
+            ..ShardOptions::default()
+        };
         let writer = ShardWriter::new(Arc::clone(&self.store), place, &self.schema, options);
         Ok(writer.map_err(OperatorError::from)?)
     }
@@ -202,8 +215,7 @@ impl Split {
             step: self.sink.step.clone(),
             split: self.shard,
             attempt: self.attempt,
-            bytes: shards.iter().map(|f| f.bytes).sum::<u64>()
-                + quarantine.iter().map(|f| f.bytes).sum::<u64>(),
+            bytes: shards.iter().map(|f| f.bytes).sum::<u64>() + quarantine.iter().map(|f| f.bytes).sum::<u64>(),
             shards,
             rows_files: vec![],
             quarantine,
