@@ -45,8 +45,6 @@
 //! add a variant to [`Change`] and say in `log.rs` when it takes effect. Each of them changes what a plan hash
 //! covers: `tests/plan/golden.rs` fails when the numbers of an existing format move.
 
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test fails by panicking"))]
-
 mod bijection;
 mod error;
 mod group;

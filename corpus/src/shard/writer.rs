@@ -160,7 +160,9 @@ impl ShardWriter {
     /// Memory held, bytes: for the caller's reservation.
     pub fn memory_bytes(&self) -> usize {
         let pending: usize = self.pending.iter().map(RecordBatch::get_array_memory_size).sum();
-        pending + self.encoder.memory_size() + self.lengths.memory_bytes() + (8 << 20)
+        // The upload keeps what it has until a part is full.
+        let upload = usize::try_from(self.bytes).unwrap_or(usize::MAX).min(8 << 20);
+        pending + self.encoder.memory_size() + self.lengths.memory_bytes() + upload
     }
 
     /// Adds rows. Columns are found by name; partition columns may be left out, and must agree with the place if not.

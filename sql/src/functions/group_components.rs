@@ -134,7 +134,7 @@ impl Forest {
         pairs
     }
 
-    fn to_list(&mut self) -> Result<ListArray> {
+    fn list(&mut self) -> Result<ListArray> {
         let (nodes, components): (Vec<i64>, Vec<i64>) = self.pairs().into_iter().unzip();
         let length = nodes.len();
         let columns: Vec<ArrayRef> = vec![
@@ -190,11 +190,11 @@ impl Accumulator for Forest {
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        Ok(vec![ScalarValue::List(Arc::new(self.to_list()?))])
+        Ok(vec![ScalarValue::List(Arc::new(self.list()?))])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(ScalarValue::List(Arc::new(self.to_list()?)))
+        Ok(ScalarValue::List(Arc::new(self.list()?)))
     }
 
     fn size(&self) -> usize {

@@ -63,18 +63,16 @@ fn version_option(table: &CreateExternalTable) -> Result<Option<u64>, String> {
     let datafusion::sql::parser::Statement::CreateExternalTable(definition) = table.definition.as_ref() else {
         return Ok(None);
     };
+    let mut version = None;
     for (key, value) in &definition.options {
         let value = value.clone().into_string().unwrap_or_else(|| value.to_string());
         let key = key.trim_start_matches("format.");
         if key != "version" {
             return Err(format!("unknown option '{key}'; a Delta table takes 'version'"));
         }
-        return match value.parse() {
-            Ok(version) => Ok(Some(version)),
-            Err(_) => Err(format!("version is '{value}', expected a number")),
-        };
+        version = Some(value.parse().map_err(|_| format!("version is '{value}', expected a number"))?);
     }
-    Ok(None)
+    Ok(version)
 }
 
 fn files_of(delta: &DeltaTable, root: &str) -> Result<FileTable, String> {
