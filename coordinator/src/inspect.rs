@@ -247,6 +247,9 @@ pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &
         .rows()
 }
 
+/// Step, action, location, files, bytes, rows: a row of `EXPLAIN REFRESH CORPUS`.
+type ExplainLine = (String, String, Option<String>, Option<u64>, Option<u64>, Option<u64>);
+
 /// `EXPLAIN REFRESH CORPUS`: the steps, what each reads, and whether it has to run.
 pub(crate) async fn explain_refresh(
     workspace: &Workspace,
@@ -280,7 +283,7 @@ pub(crate) async fn explain_refresh(
         .map_err(SqlError::Engine)?;
     let inputs = inputs_of(&physical);
     let rows = rows_expected(physical.as_ref());
-    let mut lines: Vec<(String, String, Option<String>, Option<u64>, Option<u64>, Option<u64>)> = views
+    let mut lines: Vec<ExplainLine> = views
         .iter()
         .map(|step| {
             let action = if step.reused { "reuse" } else { "run" };

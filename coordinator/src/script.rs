@@ -107,7 +107,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             let as_of = refresh
                 .as_of
                 .as_deref()
-                .map(|text| inspect::timestamp(text))
+                .map(inspect::timestamp)
                 .transpose()?;
             let request = BuildRequest {
                 full: refresh.full,

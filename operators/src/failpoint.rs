@@ -6,8 +6,9 @@
 //! | name | where |
 //! |---|---|
 //! | `shard-written` | a shard's files are in storage, its receipt is not |
-//! | `split-done` | the receipt of a split is in storage |
+//! | `split-done` | the receipt of a shard's files is in storage |
 //! | `rows-written` | a file of a materialised view is in storage, its receipt is not |
+//! | `rows-done` | the receipt of such a file is in storage |
 //! | `view-done` | all files of a materialised view are there, the catalogue does not know yet |
 //! | `step-done` | all receipts of a step are read, the catalogue does not know yet |
 //! | `before-commit` | the manifest is in storage, the Delta commit is not |

@@ -202,6 +202,6 @@ async fn write(
     receipt
         .put(&sink.staging.store(context)?, &sink.staging.prefix()?)
         .await?;
-    failpoint::hit("split-done");
+    failpoint::hit("rows-done");
     Ok(receipt)
 }

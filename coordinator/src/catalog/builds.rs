@@ -174,11 +174,6 @@ impl Catalog {
             .await
     }
 
-    /// One build.
-    pub(crate) async fn build(&self, id: &str) -> Result<Option<BuildRow>> {
-        Ok(self.builds_where("WHERE id = $1", Some(id)).await?.pop())
-    }
-
     /// Enters a build that begins.
     pub(crate) async fn begin_build(&self, new: &NewBuild) -> Result<()> {
         sqlx::query(
@@ -267,19 +262,5 @@ impl Catalog {
         .await
         .map(|_| ())
         .map_err(|e| self.fail(e))
-    }
-
-    /// The committed steps of a build, in order.
-    pub(crate) async fn steps(&self, build: &str) -> Result<Vec<StepReport>> {
-        let rows = sqlx::query("SELECT report FROM steps WHERE build = $1 ORDER BY seq")
-            .bind(build)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|e| self.fail(e))?;
-        let report = |row: &SqliteRow| json(&row.try_get::<String, _>("report")?);
-        rows.iter()
-            .map(report)
-            .collect::<Result<_, _>>()
-            .map_err(|e| self.fail(e))
     }
 }
