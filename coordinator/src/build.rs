@@ -29,6 +29,7 @@ use crate::report::{BuildReport, BuildState, StepReport};
 use crate::runner::Step;
 use crate::workspace::Workspace;
 
+mod finish;
 mod gate;
 mod manifest;
 mod schema_change;
@@ -436,74 +437,6 @@ impl<'a> Build<'a> {
         let version = self.log.commit(&publication).await?;
         failpoint::hit("after-commit");
         manifest.version = version;
-        Ok(())
-    }
-
-    async fn finish(
-        &self,
-        planned: &Planned,
-        id: &str,
-        manifest: &Manifest,
-        state: BuildState,
-        steps: Vec<StepReport>,
-        note: Option<String>,
-    ) -> Result<BuildReport> {
-        let report = self.report(planned, id, manifest, state, steps, note);
-        self.end(&report).await?;
-        self.workspace.layout.remove(&staging_folder(id)).await?;
-        Ok(report)
-    }
-
-    async fn end(&self, report: &BuildReport) -> Result<()> {
-        let end = BuildEnd {
-            version: Some(report.version),
-            rows: Some(report.rows),
-            bytes: Some(report.bytes),
-            digest: Some(report.digest.clone()),
-            expectations: report.expectations.clone(),
-            ..BuildEnd::default()
-        };
-        self.workspace
-            .catalog
-            .end_build(&report.build, report.state, &end)
-            .await
-    }
-
-    fn report(
-        &self,
-        planned: &Planned,
-        id: &str,
-        manifest: &Manifest,
-        state: BuildState,
-        steps: Vec<StepReport>,
-        note: Option<String>,
-    ) -> BuildReport {
-        BuildReport {
-            corpus: manifest.corpus.clone(),
-            build: id.to_owned(),
-            state,
-            version: manifest.version,
-            rows: manifest.rows,
-            bytes: manifest.bytes,
-            shards: manifest.shard_files.len(),
-            digest: manifest.digest.to_string(),
-            rows_in: manifest.rows + manifest.drops.values().sum::<u64>() + manifest.quarantined.values().sum::<u64>(),
-            drops: manifest.drops.clone(),
-            quarantined: manifest.quarantined.clone(),
-            expectations: manifest.expectations.iter().map(gate::as_report).collect(),
-            steps,
-            elapsed: self.began.elapsed(),
-            resumed: planned.resumed.is_some(),
-            note,
-        }
-    }
-
-    /// Removes the files of a build that made nothing new.
-    async fn discard(&self, manifest: &Manifest) -> Result<()> {
-        let corpus = corpus_folder(&manifest.corpus);
-        for path in manifest::files_of(manifest) {
-            self.workspace.layout.remove_file(&format!("{corpus}/{path}")).await?;
-        }
         Ok(())
     }
 }
