@@ -104,11 +104,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             let StatementKind::CreateCorpus(corpus) = &definition.kind else {
                 return Err(CoordinatorError::Object(format!("{} is not a corpus", refresh.name)));
             };
-            let as_of = refresh
-                .as_of
-                .as_deref()
-                .map(inspect::timestamp)
-                .transpose()?;
+            let as_of = refresh.as_of.as_deref().map(inspect::timestamp).transpose()?;
             let request = BuildRequest {
                 full: refresh.full,
                 replace: false,
