@@ -179,15 +179,6 @@ impl<W: Write> Results<W> {
         }
         Ok(self.out.flush()?)
     }
-
-    /// Writes text as it is.
-    ///
-    /// # Errors
-    /// When writing fails.
-    pub(crate) fn text(&mut self, text: &str) -> Result<()> {
-        writeln!(self.out, "{}", text.trim_end())?;
-        Ok(self.out.flush()?)
-    }
 }
 
 /// Arrow keeps an I/O error inside its own; taken out, a closed pipe is known as one.

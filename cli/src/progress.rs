@@ -118,6 +118,25 @@ impl Progress {
             last_line: Some(Instant::now()),
         };
     }
+
+    fn goes_on(&self, (read, expected): (u64, Option<u64>), bytes: u64, written: u64, elapsed: Duration) {
+        let step = self.state().step.clone();
+        let of = expected
+            .map(|rows| format!(" of {}", units::count(rows)))
+            .unwrap_or_default();
+        let rate = units::count(units::per_second(read, elapsed));
+        let (read, written, size) = (units::count(read), units::count(written), units::bytes(bytes));
+        self.moving(&format!(
+            "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s"
+        ));
+    }
+
+    fn step_finished(&self, step: &str, (rows_in, rows_out): (u64, u64), bytes: u64, elapsed: Duration) {
+        self.clear();
+        let (rows_in, rows_out) = (units::count(rows_in), units::count(rows_out));
+        let (size, time) = (units::bytes(bytes), units::duration(elapsed));
+        self.line(&format!("  {step}: {rows_in} rows in, {rows_out} out, {size}, {time}"));
+    }
 }
 
 fn spinner() -> ProgressStyle {
@@ -167,39 +186,27 @@ impl Events for Progress {
                 rows_written,
                 elapsed,
                 ..
+            } => self.goes_on((rows_read, rows_expected), bytes_read, rows_written, elapsed),
+            Event::StepFinished {
+                step,
+                reused: true,
+                rows_out,
+                ..
             } => {
-                let step = self.state().step.clone();
-                let of = rows_expected
-                    .map(|rows| format!(" of {}", units::count(rows)))
-                    .unwrap_or_default();
-                let (read, written) = (units::count(rows_read), units::count(rows_written));
-                let rate = units::count(units::per_second(rows_read, elapsed));
-                let size = units::bytes(bytes_read);
-                self.moving(&format!(
-                    "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s"
+                self.clear();
+                self.line(&format!(
+                    "  {step}: done by an earlier run, {} rows",
+                    units::count(rows_out)
                 ));
             }
             Event::StepFinished {
                 step,
-                reused,
                 rows_in,
                 rows_out,
                 bytes,
                 elapsed,
                 ..
-            } => {
-                self.clear();
-                if reused {
-                    self.line(&format!(
-                        "  {step}: done by an earlier run, {} rows",
-                        units::count(rows_out)
-                    ));
-                } else {
-                    let (rows_in, rows_out) = (units::count(rows_in), units::count(rows_out));
-                    let (size, time) = (units::bytes(bytes), units::duration(elapsed));
-                    self.line(&format!("  {step}: {rows_in} rows in, {rows_out} out, {size}, {time}"));
-                }
-            }
+            } => self.step_finished(&step, (rows_in, rows_out), bytes, elapsed),
             Event::Warning(text) => self.always(&format!("warning: {text}")),
             // Events only grow: what this program does not know it does not show.
             _ => {}

@@ -130,8 +130,16 @@ pub(crate) fn manifest(m: &Manifest) -> String {
         let null = if field.is_nullable() { "" } else { " not null" };
         lines.add(format_args!("  {:<24} {}{null}", field.name(), field.data_type()));
     }
+    origins(m, &mut lines);
+    outcomes(m, &mut lines);
+    section(&mut lines, "sql", m.sql.lines().map(str::to_owned));
+    lines.0
+}
+
+/// What a version was made of.
+fn origins(m: &Manifest, lines: &mut Lines) {
     section(
-        &mut lines,
+        lines,
         "inputs",
         m.inputs.iter().map(|i| {
             let rows = i
@@ -142,12 +150,12 @@ pub(crate) fn manifest(m: &Manifest) -> String {
         }),
     );
     section(
-        &mut lines,
+        lines,
         "functions",
         m.functions.iter().map(|f| format!("{:<24} {}", f.name, f.digest)),
     );
     section(
-        &mut lines,
+        lines,
         "steps",
         m.steps.iter().map(|s| {
             let rows_in = s
@@ -162,8 +170,12 @@ pub(crate) fn manifest(m: &Manifest) -> String {
             )
         }),
     );
+}
+
+/// What its expectations took out, and how they ended.
+fn outcomes(m: &Manifest, lines: &mut Lines) {
     section(
-        &mut lines,
+        lines,
         "expectations",
         m.expectations.iter().map(|e| {
             let saw = e.observed.as_ref().map(|o| format!(", saw {o}")).unwrap_or_default();
@@ -174,21 +186,19 @@ pub(crate) fn manifest(m: &Manifest) -> String {
         }),
     );
     section(
-        &mut lines,
+        lines,
         "dropped",
         m.drops
             .iter()
             .map(|(why, rows)| format!("{:<24} {}", why, units::count(*rows))),
     );
     section(
-        &mut lines,
+        lines,
         "quarantined",
         m.quarantined
             .iter()
             .map(|(why, rows)| format!("{:<24} {}", why, units::count(*rows))),
     );
-    section(&mut lines, "sql", m.sql.lines().map(str::to_owned));
-    lines.0
 }
 
 /// A heading with its lines, when there are any.

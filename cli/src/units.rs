@@ -64,7 +64,7 @@ mod tests {
             [bytes(999), bytes(1_500), bytes(999_960), bytes(12_300_000)],
             ["999 B", "1.5 kB", "1.0 MB", "12.3 MB"]
         );
-        assert_eq!(duration(Duration::from_millis(850)), "0.9 s");
+        assert_eq!(duration(Duration::from_millis(840)), "0.8 s");
         assert_eq!(duration(Duration::from_secs(245)), "4 min 05 s");
         assert_eq!(duration(Duration::from_secs(7_380)), "2 h 03 min");
     }

@@ -1,13 +1,11 @@
-//! What docs/SQL.md shows works: every block marked `sql` is run, in order, over one home.
-//!
-//! A block marked `sql fails` must fail. `{data}` and `{work}` mean what they mean in `slt`.
+//! What docs/SQL.md shows works: its blocks marked `sql` are run from top to bottom over one home, as the page says.
 
 use anyhow::{Context, Result};
-use corpusmill_tests::{Database, repository};
+use corpusmill_tests::{Place, Program, not_run_here, python, repository};
 
+/// A block with the number of its first line.
 struct Block {
     line: usize,
-    fails: bool,
     sql: String,
 }
 
@@ -16,11 +14,10 @@ fn blocks(page: &str) -> Vec<Block> {
     let mut inside = false;
     for (number, line) in page.lines().enumerate() {
         match line.trim_end() {
-            "```sql" | "```sql fails" if !inside => {
+            "```sql" if !inside => {
                 inside = true;
                 found.push(Block {
                     line: number + 2,
-                    fails: line.contains("fails"),
                     sql: String::new(),
                 });
             }
@@ -37,35 +34,29 @@ fn blocks(page: &str) -> Vec<Block> {
     found
 }
 
-async fn run(blocks: Vec<Block>) -> Result<Vec<String>> {
-    let database = Database::new().await?;
-    let mut wrong = Vec::new();
-    for block in blocks {
-        match (database.run(&block.sql).await, block.fails) {
-            (Err(error), false) => wrong.push(format!("docs/SQL.md:{}: {error}", block.line)),
-            (Ok(_), true) => wrong.push(format!("docs/SQL.md:{}: worked, but is marked to fail", block.line)),
-            _ => {}
-        }
-    }
-    Ok(wrong)
-}
-
 #[test]
 fn every_example_of_the_manual_runs() -> Result<()> {
+    let Some(python) = python(&["pyarrow"]) else {
+        not_run_here("every_example_of_the_manual_runs", "no Python with pyarrow");
+        return Ok(());
+    };
     let path = repository().join("docs/SQL.md");
     let page = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let blocks = blocks(&page);
     assert!(blocks.len() > 10, "docs/SQL.md has only {} examples", blocks.len());
-    let thread = std::thread::Builder::new()
-        .stack_size(32 << 20)
-        .spawn(move || -> Result<Vec<String>> {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .thread_stack_size(16 << 20)
-                .build()?;
-            runtime.block_on(run(blocks))
-        })?;
-    let wrong = thread.join().map_err(|_| anyhow::anyhow!("an example panicked"))??;
+    let place = Place::new()?;
+    let generate = ["generate", "--posts", "2000", "--images", "20", "--out", "input"];
+    Program::new(&place, &generate)?.run()?.succeeded()?;
+    let mut wrong = Vec::new();
+    for block in blocks {
+        // Empty lines in front, so that messages give the line of the page.
+        place.write("SQL.md", "\n".repeat(block.line - 1) + &block.sql)?;
+        let run = Program::new(&place, &["run", "SQL.md", "--quiet"])?;
+        let ended = run.env("CORPUSMILL_PYTHON", &python.display().to_string()).run()?;
+        if let Err(error) = ended.succeeded() {
+            wrong.push(format!("the block at docs/SQL.md:{}: {error:#}", block.line));
+        }
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     Ok(())
 }

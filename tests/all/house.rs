@@ -33,7 +33,7 @@ fn sources(extensions: &[&str]) -> Result<Vec<PathBuf>> {
         }
     }
     found.sort();
-    assert!(found.len() > 20, "the sources were not found");
+    assert!(found.len() >= 10, "the sources were not found");
     Ok(found)
 }
 
@@ -61,7 +61,11 @@ fn files_have_one_responsibility_each() -> Result<()> {
 #[test]
 fn functions_fit_on_a_screen() -> Result<()> {
     let mut long = Vec::new();
-    for path in sources(&["rs"])? {
+    // Tests are outside: a case that is told from its beginning to its end reads better than one in pieces.
+    let product = sources(&["rs"])?
+        .into_iter()
+        .filter(|path| !path.iter().any(|part| part == "tests"));
+    for path in product {
         let text = fs::read_to_string(&path)?;
         let lines: Vec<&str> = text.lines().take_while(|line| *line != "#[cfg(test)]").collect();
         for (start, line) in lines.iter().enumerate() {

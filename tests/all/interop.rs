@@ -16,7 +16,7 @@ files = [f if f.startswith("/") else sys.argv[1] + "/" + f for f in (getattr(tab
 files = [f.removeprefix("file://") for f in files]
 dataset = pyarrow.dataset.dataset(files, format="parquet", partitioning=pyarrow.dataset.partitioning(flavor="hive"), partition_base_dir=sys.argv[1])
 by_pyarrow = dataset.to_table()
-rows, tokens = duckdb.sql(f"SELECT count(*), sum(len(input_ids)) FROM read_parquet({files}, hive_partitioning = true)").fetchone()
+rows, tokens = duckdb.sql(f"SELECT count(*), sum(len(input_ids)) FROM read_parquet({files}, hive_partitioning = true)").fetchall()[0]
 print(json.dumps({
     "version": table.version(),
     "delta": by_delta.num_rows if by_delta is not None else by_pyarrow.num_rows,
