@@ -41,6 +41,14 @@ pub(super) fn from_event(event: Event) -> Option<What> {
             steps: steps as u64,
             resumed,
         }),
+        Event::Warning(text) => What::Warning(text),
+        of_step => return from_step(of_step),
+    })
+}
+
+/// What happens to a step.
+fn from_step(event: Event) -> Option<What> {
+    Some(match event {
         Event::StepStarted {
             build,
             step,
@@ -92,7 +100,7 @@ pub(super) fn from_event(event: Event) -> Option<What> {
             bytes,
             elapsed_ms: milliseconds(elapsed),
         }),
-        Event::Warning(text) => What::Warning(text),
+        _ => return None,
     })
 }
 
