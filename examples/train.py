@@ -124,6 +124,8 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.pt"))
     arguments = parser.parse_args()
 
+    # The batches are so small that threads inside an operation cost more than they bring, most of all on a busy machine.
+    torch.set_num_threads(1)
     warehouse = arguments.home / "warehouse"
     shape = {"warehouse": warehouse, "columns": ["label_id"], "max_length": 128}
     train = corpusmill.Plan(
