@@ -18,7 +18,7 @@ use crate::inputs::{inputs_of, rows_expected};
 use crate::maintenance;
 use crate::names::nearest;
 use crate::objects::CatalogObjects;
-use crate::report::BuildInfo;
+use crate::report::{BuildInfo, StepReport};
 use crate::statements::{self, Settings, schedule_text};
 use crate::workspace::Workspace;
 
@@ -250,6 +250,12 @@ pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &
 /// Step, action, location, files, bytes, rows: a row of `EXPLAIN REFRESH CORPUS`.
 type ExplainLine = (String, String, Option<String>, Option<u64>, Option<u64>, Option<u64>);
 
+fn view_line(step: &StepReport) -> ExplainLine {
+    let action = if step.reused { "reuse" } else { "run" };
+    let (bytes, rows) = (Some(step.bytes), Some(step.rows_out));
+    (step.name.clone(), action.to_owned(), None, None, bytes, rows)
+}
+
 /// `EXPLAIN REFRESH CORPUS`: the steps, what each reads, and whether it has to run.
 pub(crate) async fn explain_refresh(
     workspace: &Workspace,
@@ -283,20 +289,7 @@ pub(crate) async fn explain_refresh(
         .map_err(SqlError::Engine)?;
     let inputs = inputs_of(&physical);
     let rows = rows_expected(physical.as_ref());
-    let mut lines: Vec<ExplainLine> = views
-        .iter()
-        .map(|step| {
-            let action = if step.reused { "reuse" } else { "run" };
-            (
-                step.name.clone(),
-                action.to_owned(),
-                None,
-                None,
-                Some(step.bytes),
-                Some(step.rows_out),
-            )
-        })
-        .collect();
+    let mut lines: Vec<ExplainLine> = views.iter().map(view_line).collect();
     for source in &inputs.sources {
         lines.push((
             "shards".into(),

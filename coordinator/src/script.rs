@@ -1,6 +1,6 @@
 //! Runs a script, statement by statement.
 
-use corpusmill_sql::{Session, SqlError, Statement, StatementKind, parse_script};
+use corpusmill_sql::{RefreshCorpus, Session, SqlError, Statement, StatementKind, parse_script};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt as _;
@@ -10,6 +10,7 @@ use crate::coordinator::Coordinator;
 use crate::error::{CoordinatorError, Result};
 use crate::events::{Event, Outcome, Sink};
 use crate::objects::resolve_paths;
+use crate::workspace::Workspace;
 use crate::{inspect, statements};
 
 /// Runs all statements of `text`; nothing runs when one of them does not parse.
@@ -100,20 +101,9 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             outcome
         }
         StatementKind::RefreshCorpus(refresh) => {
-            let definition = statements::corpus_definition(workspace, &refresh.name).await?;
-            let StatementKind::CreateCorpus(corpus) = &definition.kind else {
-                return Err(CoordinatorError::Object(format!("{} is not a corpus", refresh.name)));
-            };
-            let as_of = refresh.as_of.as_deref().map(inspect::timestamp).transpose()?;
-            let request = BuildRequest {
-                full: refresh.full,
-                replace: false,
-                as_of,
-            };
-            let build = Build::new(workspace, session, &definition, &refresh.name, request).await?;
-            let report = build.run(corpus).await;
+            let outcome = refresh_corpus(workspace, session, refresh).await;
             session.set_run_time(inspect::run_time(workspace))?;
-            Ok(Outcome::Build(Box::new(report?)))
+            outcome
         }
         StatementKind::ExplainRefresh(refresh) => inspect::explain_refresh(workspace, session, refresh).await,
         StatementKind::AlterCorpus(alter) => statements::alter_corpus(workspace, alter).await,
@@ -133,7 +123,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             Ok(Outcome::Message(statement.summary()))
         }
         StatementKind::Call(call) => Err(CoordinatorError::Invalid(format!(
-            "{}:{}: CALL {} runs under the coordinator of a cluster, which this build does not have yet",
+            "{}:{}: CALL {} is not supported by this build",
             statement.text.origin,
             statement.position().line,
             call.procedure
@@ -145,6 +135,21 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             statement.summary()
         ))),
     }
+}
+
+/// `REFRESH CORPUS`, by the definition that the catalogue keeps.
+async fn refresh_corpus(workspace: &Workspace, session: &Session, refresh: &RefreshCorpus) -> Result<Outcome> {
+    let definition = statements::corpus_definition(workspace, &refresh.name).await?;
+    let StatementKind::CreateCorpus(corpus) = &definition.kind else {
+        return Err(CoordinatorError::Object(format!("{} is not a corpus", refresh.name)));
+    };
+    let request = BuildRequest {
+        full: refresh.full,
+        replace: false,
+        as_of: refresh.as_of.as_deref().map(inspect::timestamp).transpose()?,
+    };
+    let build = Build::new(workspace, session, &definition, &refresh.name, request).await?;
+    Ok(Outcome::Build(Box::new(build.run(corpus).await?)))
 }
 
 /// The rows of a query; an error in the middle says which file, row and column it came from.

@@ -120,7 +120,10 @@ pub(crate) async fn create_tokenizer(
     let mut resolved = statement.clone();
     resolve_paths(&mut resolved, &workspace.base_dir);
     if let StatementKind::CreateTokenizer(create) = &resolved.kind {
-        load_tokenizer(create).await?;
+        load_tokenizer(create).await.map_err(|error| {
+            let (origin, line) = (&statement.text.origin, statement.position().line);
+            CoordinatorError::Object(format!("{origin}:{line}: {error}"))
+        })?;
     }
     keep(workspace, space, kind, &create.name, statement).await?;
     Ok(made(kind, &create.name))

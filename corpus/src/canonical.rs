@@ -217,24 +217,8 @@ fn body_encoder(column: &str, array: &ArrayRef) -> Result<Encoder> {
         Time32(_) => scaled::<Time32MillisecondType>(array, TIME, 1_000_000),
         Time64(TimeUnit::Microsecond) => scaled::<Time64MicrosecondType>(array, TIME, 1_000),
         Time64(_) => scaled::<Time64NanosecondType>(array, TIME, 1),
-        Timestamp(unit, zone) => {
-            let (tag, scale) = (if zone.is_some() { INSTANT } else { LOCAL }, nanoseconds(unit));
-            match unit {
-                TimeUnit::Second => scaled::<TimestampSecondType>(array, tag, scale),
-                TimeUnit::Millisecond => scaled::<TimestampMillisecondType>(array, tag, scale),
-                TimeUnit::Microsecond => scaled::<TimestampMicrosecondType>(array, tag, scale),
-                TimeUnit::Nanosecond => scaled::<TimestampNanosecondType>(array, tag, scale),
-            }
-        }
-        Duration(unit) => {
-            let scale = nanoseconds(unit);
-            match unit {
-                TimeUnit::Second => scaled::<DurationSecondType>(array, DURATION, scale),
-                TimeUnit::Millisecond => scaled::<DurationMillisecondType>(array, DURATION, scale),
-                TimeUnit::Microsecond => scaled::<DurationMicrosecondType>(array, DURATION, scale),
-                TimeUnit::Nanosecond => scaled::<DurationNanosecondType>(array, DURATION, scale),
-            }
-        }
+        Timestamp(unit, zone) => timestamp(array, unit, if zone.is_some() { INSTANT } else { LOCAL }),
+        Duration(unit) => duration(array, unit),
         Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => text(array),
         List(_) => list(column, array.as_list::<i32>())?,
         LargeList(_) => list(column, array.as_list::<i64>())?,
@@ -253,6 +237,26 @@ fn body_encoder(column: &str, array: &ArrayRef) -> Result<Encoder> {
             ));
         }
     })
+}
+
+fn timestamp(array: &ArrayRef, unit: &TimeUnit, tag: u8) -> Encoder {
+    let scale = nanoseconds(unit);
+    match unit {
+        TimeUnit::Second => scaled::<TimestampSecondType>(array, tag, scale),
+        TimeUnit::Millisecond => scaled::<TimestampMillisecondType>(array, tag, scale),
+        TimeUnit::Microsecond => scaled::<TimestampMicrosecondType>(array, tag, scale),
+        TimeUnit::Nanosecond => scaled::<TimestampNanosecondType>(array, tag, scale),
+    }
+}
+
+fn duration(array: &ArrayRef, unit: &TimeUnit) -> Encoder {
+    let scale = nanoseconds(unit);
+    match unit {
+        TimeUnit::Second => scaled::<DurationSecondType>(array, DURATION, scale),
+        TimeUnit::Millisecond => scaled::<DurationMillisecondType>(array, DURATION, scale),
+        TimeUnit::Microsecond => scaled::<DurationMicrosecondType>(array, DURATION, scale),
+        TimeUnit::Nanosecond => scaled::<DurationNanosecondType>(array, DURATION, scale),
+    }
 }
 
 fn text(array: &ArrayRef) -> Encoder {

@@ -18,7 +18,9 @@ pub struct SendsVersion {
 
 impl Default for SendsVersion {
     fn default() -> Self {
-        Self { version: MetadataValue::from_static(VERSION) }
+        Self {
+            version: MetadataValue::from_static(VERSION),
+        }
     }
 }
 
@@ -26,7 +28,9 @@ impl SendsVersion {
     /// Says `version` instead of this program's own.
     #[must_use]
     pub fn of(version: &'static str) -> Self {
-        Self { version: MetadataValue::from_static(version) }
+        Self {
+            version: MetadataValue::from_static(version),
+        }
     }
 }
 
@@ -43,7 +47,10 @@ pub struct ChecksVersion;
 
 impl Interceptor for ChecksVersion {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let caller = request.metadata().get(METADATA_KEY).and_then(|value| value.to_str().ok());
+        let caller = request
+            .metadata()
+            .get(METADATA_KEY)
+            .and_then(|value| value.to_str().ok());
         match caller {
             Some(VERSION) => Ok(request),
             other => Err(Status::failed_precondition(format!(
@@ -66,7 +73,13 @@ mod tests {
         let other = SendsVersion::of("0.0.9").call(Request::new(())).unwrap();
         let refused = ChecksVersion.call(other).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-        assert!(refused.message().contains("0.0.9") && refused.message().contains(VERSION), "{refused}");
-        assert!(ChecksVersion.call(Request::new(())).is_err(), "a caller that says nothing");
+        assert!(
+            refused.message().contains("0.0.9") && refused.message().contains(VERSION),
+            "{refused}"
+        );
+        assert!(
+            ChecksVersion.call(Request::new(())).is_err(),
+            "a caller that says nothing"
+        );
     }
 }

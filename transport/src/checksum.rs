@@ -24,6 +24,9 @@ pub enum Checksum {
 }
 
 impl Checksum {
+    /// Bodies up to this size, bytes, are hashed where they are: handing them to another thread costs more.
+    pub(crate) const INLINE_BYTES_MAX: usize = 512 << 10;
+
     /// Computes the checksum of `body`.
     #[must_use]
     pub fn of(self, body: &[u8]) -> u64 {

@@ -19,9 +19,6 @@ use crate::transport::{self, Arrival, Import, ImportContext};
 use crate::wire::{Frame, read_trusted};
 use crate::{Checksum, Choice, Descriptor, Error, Kind, Refusal, Result, Token, host, tcp};
 
-/// Bodies up to this size are hashed where they are: handing them to another thread costs more.
-const VERIFY_INLINE_BYTES: usize = 512 << 10;
-
 /// What a trainer asks for.
 #[derive(Debug)]
 pub struct PullOptions {
@@ -486,7 +483,7 @@ async fn verify(descriptor: &Descriptor, body: Body, known: Option<u64>) -> Resu
     let (checksum, expected, seq) = (descriptor.checksum, descriptor.xxh3, descriptor.seq);
     let found = match known {
         Some(found) => found,
-        None if checksum == Checksum::Full && body.len() > VERIFY_INLINE_BYTES => {
+        None if checksum == Checksum::Full && body.len() > Checksum::INLINE_BYTES_MAX => {
             let shared = body.clone();
             blocking("hashing a body", move || {
                 Ok(checksum.of(shared.host().unwrap_or_default()))

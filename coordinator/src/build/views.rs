@@ -189,6 +189,19 @@ impl Walk<'_> {
         }
     }
 
+    /// The only step of a view's build, as a runner knows it.
+    fn runner_step(&self, statement: &Statement, name: &str, id: &str) -> Step {
+        let text = &statement.text;
+        Step {
+            build: id.to_owned(),
+            name: name.to_owned(),
+            place: format!("{}:{}: {}", text.origin, text.start.line, statement.summary()),
+            location: self.workspace.location().to_owned(),
+            events: Arc::clone(&self.workspace.events),
+            cancel: self.workspace.cancel.clone(),
+        }
+    }
+
     /// Runs the view's plan from its beginning: how rows fall into its partitions depends on timing, so receipts of
     /// different runs do not fit together.
     async fn write(
@@ -218,19 +231,7 @@ impl Walk<'_> {
             splits: None,
         };
         let sink = Arc::new(WriteRows::new(Arc::clone(&plan.physical), Arc::new(sink)));
-        let step = Step {
-            build: id.to_owned(),
-            name: name.clone(),
-            place: format!(
-                "{}:{}: {}",
-                statement.text.origin,
-                statement.text.start.line,
-                statement.summary()
-            ),
-            location: self.workspace.location().to_owned(),
-            events: Arc::clone(&self.workspace.events),
-            cancel: self.workspace.cancel.clone(),
-        };
+        let step = self.runner_step(statement, &name, id);
         let context = self.session.context().state().task_ctx();
         // A cluster may cut the plan into other splits than this process does.
         let splits = match self.workspace.runner(context).run(&step, sink).await {

@@ -1,9 +1,10 @@
 //! `ALTER CORPUS … ROLLBACK TO VERSION n`: one more version, with the files of version n.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use corpusmill_corpus::Manifest;
 use corpusmill_sql::ObjectKind;
 use object_store::ObjectStoreExt as _;
 
@@ -54,15 +55,12 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
     let path = format!("_corpusmill/manifests/{id}.json");
     let object = layout.path(&format!("{}/{path}", corpus_folder(corpus)));
     let body = manifest.to_json()?;
-    layout
-        .store()
-        .put(&object, body.into())
-        .await
-        .map_err(|source| CoordinatorError::Store {
-            action: "write",
-            path: object.to_string(),
-            source,
-        })?;
+    let written = layout.store().put(&object, body.into()).await;
+    written.map_err(|source| CoordinatorError::Store {
+        action: "write",
+        path: object.to_string(),
+        source,
+    })?;
     let folder = layout.folder(&corpus_folder(corpus));
     let prefix = warehouse.corpus_root(corpus)?;
     let mut log = CorpusLog::open(corpus, Arc::clone(layout.store()), &prefix, folder.url()).await?;
@@ -79,25 +77,11 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
         time_ms: now_ms(),
     };
     let made = log.commit(&publication).await?;
+    let note = format!("version {made} has the rows and the definition of version {version}");
     let report = BuildReport {
-        corpus: corpus.to_owned(),
-        build: id.clone(),
-        state: BuildState::Committed,
-        version: made,
-        rows: manifest.rows,
-        bytes: manifest.bytes,
-        shards: manifest.shard_files.len(),
-        digest: manifest.digest.to_string(),
-        rows_in: manifest.rows,
-        drops: manifest.drops.clone(),
-        quarantined: manifest.quarantined.clone(),
-        expectations: manifest.expectations.iter().map(as_report).collect(),
-        steps: vec![],
         elapsed: began.elapsed(),
-        resumed: false,
-        note: Some(format!(
-            "version {made} has the rows and the definition of version {version}"
-        )),
+        note: Some(note),
+        ..report_of(&manifest, made)
     };
     let end = BuildEnd {
         version: Some(made),
@@ -110,6 +94,28 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
     workspace.catalog.end_build(&id, BuildState::Committed, &end).await?;
     restore_definition(workspace, corpus, &manifest.sql).await?;
     Ok(Outcome::Build(Box::new(report)))
+}
+
+/// What a build that gave `manifest` as version `made` reports.
+fn report_of(manifest: &Manifest, made: u64) -> BuildReport {
+    BuildReport {
+        corpus: manifest.corpus.clone(),
+        build: manifest.build.clone(),
+        state: BuildState::Committed,
+        version: made,
+        rows: manifest.rows,
+        bytes: manifest.bytes,
+        shards: manifest.shard_files.len(),
+        digest: manifest.digest.to_string(),
+        rows_in: manifest.rows,
+        drops: manifest.drops.clone(),
+        quarantined: manifest.quarantined.clone(),
+        expectations: manifest.expectations.iter().map(as_report).collect(),
+        steps: vec![],
+        elapsed: Duration::ZERO,
+        resumed: false,
+        note: None,
+    }
 }
 
 /// REFRESH goes on with the definition of the version that is now the newest.

@@ -70,7 +70,11 @@ fn version_option(table: &CreateExternalTable) -> Result<Option<u64>, String> {
         if key != "version" {
             return Err(format!("unknown option '{key}'; a Delta table takes 'version'"));
         }
-        version = Some(value.parse().map_err(|_| format!("version is '{value}', expected a number"))?);
+        version = Some(
+            value
+                .parse()
+                .map_err(|_| format!("version is '{value}', expected a number"))?,
+        );
     }
     Ok(version)
 }
