@@ -15,6 +15,9 @@ use serde::Serialize;
 use crate::args::Output;
 use crate::units;
 
+/// A column of a list: its name, and the text of a record there.
+pub(crate) type Shown<'a, T> = (&'a str, fn(&T) -> String);
+
 /// Rows of one table on the screen. Longer results come as several tables, so that memory stays bounded.
 const ROWS_PER_TABLE: usize = 1_000;
 
@@ -137,7 +140,7 @@ impl<W: Write> Results<W> {
     ///
     /// # Errors
     /// When writing fails.
-    pub(crate) fn records<T: Serialize>(&mut self, records: &[T], columns: &[(&str, fn(&T) -> String)]) -> Result<()> {
+    pub(crate) fn records<T: Serialize>(&mut self, records: &[T], columns: &[Shown<'_, T>]) -> Result<()> {
         match self.output {
             Output::Json => {
                 serde_json::to_writer(&mut self.out, records).map_err(io::Error::from)?;

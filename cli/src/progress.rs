@@ -151,10 +151,8 @@ impl Events for Progress {
                 of,
                 line,
                 summary,
-            } => {
-                if of > 1 {
-                    self.line(&format!("[{number}/{of}] line {line}: {summary}"));
-                }
+            } if of > 1 => {
+                self.line(&format!("[{number}/{of}] line {line}: {summary}"));
             }
             Event::BuildStarted {
                 object,

@@ -10,6 +10,9 @@ use image::{ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage};
 
 use super::rng::{Domain, Rng};
 
+/// A picture, its width and height in pixels, and its size in bytes.
+pub(crate) type Written = (Picture, (u32, u32), u64);
+
 /// The pictures of a data set: so many originals, each with up to four edited copies.
 #[derive(Debug, Clone)]
 pub(crate) struct Gallery {
@@ -114,7 +117,7 @@ impl Gallery {
     ///
     /// # Errors
     /// When a file cannot be encoded or written.
-    pub(crate) fn write(&self, original: u64, folder: &Path) -> Result<Vec<(Picture, (u32, u32), u64)>> {
+    pub(crate) fn write(&self, original: u64, folder: &Path) -> Result<Vec<Written>> {
         let drawn = draw(&mut Rng::new(self.seed, Domain::Picture, original ^ (1 << 40)));
         let mut written = Vec::new();
         for picture in self.family(original) {

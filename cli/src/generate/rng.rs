@@ -55,7 +55,7 @@ impl Rng {
     /// platform or the use of words does.
     pub(crate) fn skewed(&mut self, bound: u64) -> u64 {
         let u = self.bits() >> 32;
-        let cube = ((u * u) >> 32) * u >> 32;
+        let cube = (((u * u) >> 32) * u) >> 32;
         (cube * bound) >> 32
     }
 

@@ -42,7 +42,7 @@ pub struct Written {
 
 enum Part {
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
-    Csv(csv::Writer<BufWriter<File>>),
+    Csv(Box<csv::Writer<BufWriter<File>>>),
     Jsonl(LineDelimitedWriter<BufWriter<File>>),
 }
 
@@ -85,7 +85,7 @@ impl Sink {
                     Some(properties),
                 )?))
             }
-            Format::Csv => Part::Csv(csv::WriterBuilder::new().with_header(true).build(file)),
+            Format::Csv => Part::Csv(Box::new(csv::WriterBuilder::new().with_header(true).build(file))),
             Format::Jsonl => Part::Jsonl(LineDelimitedWriter::new(file)),
         })
     }
