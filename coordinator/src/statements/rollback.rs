@@ -52,15 +52,7 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
             logical_ms: manifest.logical_time.timestamp_millis(),
         })
         .await?;
-    let path = format!("_corpusmill/manifests/{id}.json");
-    let object = layout.path(&format!("{}/{path}", corpus_folder(corpus)));
-    let body = manifest.to_json()?;
-    let written = layout.store().put(&object, body.into()).await;
-    written.map_err(|source| CoordinatorError::Store {
-        action: "write",
-        path: object.to_string(),
-        source,
-    })?;
+    let path = write_manifest(workspace, &manifest).await?;
     let folder = layout.folder(&corpus_folder(corpus));
     let prefix = warehouse.corpus_root(corpus)?;
     let mut log = CorpusLog::open(corpus, Arc::clone(layout.store()), &prefix, folder.url()).await?;
@@ -94,6 +86,20 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
     workspace.catalog.end_build(&id, BuildState::Committed, &end).await?;
     restore_definition(workspace, corpus, &manifest.sql).await?;
     Ok(Outcome::Build(Box::new(report)))
+}
+
+/// Writes the manifest of a version that is about to be committed; gives its path in the corpus.
+async fn write_manifest(workspace: &Workspace, manifest: &Manifest) -> Result<String> {
+    let layout = &workspace.layout;
+    let path = format!("_corpusmill/manifests/{}.json", manifest.build);
+    let object = layout.path(&format!("{}/{path}", corpus_folder(&manifest.corpus)));
+    let written = layout.store().put(&object, manifest.to_json()?.into()).await;
+    written.map_err(|source| CoordinatorError::Store {
+        action: "write",
+        path: object.to_string(),
+        source,
+    })?;
+    Ok(path)
 }
 
 /// What a build that gave `manifest` as version `made` reports.
