@@ -13,14 +13,14 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use corpusmill_corpus::Manifest;
-use corpusmill_operators::{Receipt, failpoint};
+use corpusmill_operators::{Receipt, failpoint, with_sources};
 use corpusmill_sql::{CreateCorpus, RunTime, Session, SqlError, Statement};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::catalog::{BuildEnd, BuildRow, NewBuild, now_ms};
 use crate::corpus_plan::{CorpusPlan, ShardTarget};
-use crate::error::{CoordinatorError, Result, with_sources};
+use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::inputs::{Inputs, digest, inputs_of, plan_digest, uses_run_time};
 use crate::layout::{corpus_folder, staging_folder};
@@ -246,8 +246,7 @@ impl<'a> Build<'a> {
     }
 
     fn place(&self) -> String {
-        let text = &self.statement.text;
-        format!("{}:{}: {}", text.origin, text.start.line, self.statement.summary())
+        self.statement.place()
     }
 
     /// The same definition over the same inputs made the version that is there.

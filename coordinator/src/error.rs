@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use corpusmill_corpus::CorpusError;
-use corpusmill_operators::OperatorError;
+use corpusmill_operators::{OperatorError, with_sources};
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
 use deltalake_core::DeltaTableError;
@@ -289,21 +289,6 @@ fn operator_in(error: &DataFusionError) -> Option<&OperatorError> {
         };
     }
     None
-}
-
-/// An error and what caused it, on one line.
-pub(crate) fn with_sources(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let cause = source.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -422,7 +422,9 @@ pub(crate) async fn load_tokenizer(create: &CreateTokenizer) -> Result<Arc<Token
     };
     let length = create.max_length.map(|length| length as usize);
     let tokenizer = Tokenizer::from_bytes(&create.name, &bytes, length);
-    Ok(Arc::new(tokenizer.map_err(|e| fail(crate::error::with_sources(&e)))?))
+    Ok(Arc::new(
+        tokenizer.map_err(|e| fail(corpusmill_operators::with_sources(&e)))?,
+    ))
 }
 
 /// The coordinator's errors as the dialect passes them on.

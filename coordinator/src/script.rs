@@ -35,12 +35,7 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
             line: statement.position().line as usize,
             summary: statement.summary(),
         });
-        let place = format!(
-            "{}:{}: {}",
-            statement.text.origin,
-            statement.position().line,
-            statement.summary()
-        );
+        let place = statement.place();
         let deliver = async {
             let outcome = execute(coordinator, &session, statement).await?;
             sink.outcome(outcome).await
@@ -123,15 +118,13 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             Ok(Outcome::Message(statement.summary()))
         }
         StatementKind::Call(call) => Err(CoordinatorError::Invalid(format!(
-            "{}:{}: CALL {} is not supported by this build",
-            statement.text.origin,
-            statement.position().line,
+            "{}: CALL {} is not supported by this build",
+            statement.location(),
             call.procedure
         ))),
         _ => Err(CoordinatorError::Invalid(format!(
-            "{}:{}: {} is not supported by this build",
-            statement.text.origin,
-            statement.position().line,
+            "{}: {} is not supported by this build",
+            statement.location(),
             statement.summary()
         ))),
     }

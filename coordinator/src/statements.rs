@@ -53,9 +53,8 @@ async fn existing(
     };
     if object.kind != kind.words() {
         return Err(CoordinatorError::Object(format!(
-            "{}:{}: {name} is a {} already; choose another name, or DROP {} {name}",
-            statement.text.origin,
-            statement.position().line,
+            "{}: {name} is a {} already; choose another name, or DROP {} {name}",
+            statement.location(),
             object.kind,
             object.kind.to_uppercase()
         )));
@@ -77,9 +76,8 @@ async fn existing(
         )));
     }
     Err(CoordinatorError::Object(format!(
-        "{}:{}: {} {name} is there already with another definition: write CREATE OR REPLACE {}, or DROP it first",
-        statement.text.origin,
-        statement.position().line,
+        "{}: {} {name} is there already with another definition: write CREATE OR REPLACE {}, or DROP it first",
+        statement.location(),
         kind.words(),
         kind.words().to_uppercase(),
     )))
@@ -120,10 +118,9 @@ pub(crate) async fn create_tokenizer(
     let mut resolved = statement.clone();
     resolve_paths(&mut resolved, &workspace.base_dir);
     if let StatementKind::CreateTokenizer(create) = &resolved.kind {
-        load_tokenizer(create).await.map_err(|error| {
-            let (origin, line) = (&statement.text.origin, statement.position().line);
-            CoordinatorError::Object(format!("{origin}:{line}: {error}"))
-        })?;
+        load_tokenizer(create)
+            .await
+            .map_err(|error| CoordinatorError::Object(format!("{}: {error}", statement.location())))?;
     }
     keep(workspace, space, kind, &create.name, statement).await?;
     Ok(made(kind, &create.name))
@@ -222,9 +219,8 @@ pub(crate) async fn create_corpus(
         && object.kind != ObjectKind::Corpus.words()
     {
         return Err(CoordinatorError::Object(format!(
-            "{}:{}: {} is a {} already; choose another name for the corpus",
-            statement.text.origin,
-            statement.position().line,
+            "{}: {} is a {} already; choose another name for the corpus",
+            statement.location(),
             corpus.name,
             object.kind
         )));
@@ -279,10 +275,9 @@ async fn kept_corpus(
         )));
     }
     Err(CoordinatorError::Object(format!(
-        "{}:{}: corpus {} is there already with another definition: write CREATE OR REFRESH CORPUS to build its next \
+        "{}: corpus {} is there already with another definition: write CREATE OR REFRESH CORPUS to build its next \
          version with this one (OR REPLACE when columns go away)",
-        statement.text.origin,
-        statement.position().line,
+        statement.location(),
         corpus.name
     )))
 }

@@ -40,6 +40,6 @@ pub use error::OperatorError;
 pub use key_functions::{key_hash_udf, key_shard_udf};
 pub use receipt::{Receipt, RowFile};
 pub use screen::{CLASS, COUNT, HASH, REASON, Reason, ReasonAction, SHARD, Screen, ScreenSpec, VERDICT, warn_column};
-pub use task_failure::{FailureCause, TaskFailure};
+pub use task_failure::{FailureCause, TaskFailure, with_sources};
 pub use write_rows::{RowSink, WriteRows};
 pub use write_shards::{ShardSink, WriteShards};

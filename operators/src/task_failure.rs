@@ -51,7 +51,7 @@ impl TaskFailure {
                 } else {
                     FailureCause::Refused
                 };
-                message = Some(told(operator));
+                message = Some(with_sources(operator));
             } else if let Some(found) = link.downcast_ref::<IoError>().and_then(of_io) {
                 cause = found;
             } else if link.downcast_ref::<object_store::Error>().is_some_and(is_transient)
@@ -133,7 +133,8 @@ fn is_transient(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::Generic { .. })
 }
 
-fn told(error: &OperatorError) -> String {
+/// An error and what caused it, on one line.
+pub fn with_sources(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

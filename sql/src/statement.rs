@@ -20,6 +20,16 @@ impl Statement {
         self.text.start
     }
 
+    /// Where the statement starts, as people write it: `file.sql:12`.
+    pub fn location(&self) -> String {
+        format!("{}:{}", self.text.origin, self.text.start.line)
+    }
+
+    /// Where the statement starts, and its first words.
+    pub fn place(&self) -> String {
+        format!("{}: {}", self.location(), self.summary())
+    }
+
     /// The first words, for progress lines and error messages: at most one line of 80 characters.
     pub fn summary(&self) -> String {
         let mut words = self.text.text.split_whitespace();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use corpusmill_operators::{Receipt, RowSink, WriteRows, failpoint};
+use corpusmill_operators::{Receipt, RowSink, WriteRows, failpoint, with_sources};
 use corpusmill_sql::{CreateView, RunTime, Session, SqlError, Statement, StatementKind};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
 use super::new_build_id;
 use crate::catalog::{BuildEnd, BuildRow, NewBuild, Space};
-use crate::error::{CoordinatorError, Result, with_sources};
+use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::inputs::{digest, inputs_of, plan_digest, rows_expected, uses_run_time};
 use crate::layout::{staging_folder, view_folder};
@@ -191,11 +191,10 @@ impl Walk<'_> {
 
     /// The only step of a view's build, as a runner knows it.
     fn runner_step(&self, statement: &Statement, name: &str, id: &str) -> Step {
-        let text = &statement.text;
         Step {
             build: id.to_owned(),
             name: name.to_owned(),
-            place: format!("{}:{}: {}", text.origin, text.start.line, statement.summary()),
+            place: statement.place(),
             location: self.workspace.location().to_owned(),
             events: Arc::clone(&self.workspace.events),
             cancel: self.workspace.cancel.clone(),

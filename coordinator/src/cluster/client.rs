@@ -66,7 +66,7 @@ impl Remote {
         let channel = endpoint.connect().await.map_err(|e| {
             CoordinatorError::Cluster(format!(
                 "no coordinator answers at {url} ({}); start one with `corpusmill coordinator`",
-                crate::error::with_sources(&e)
+                corpusmill_operators::with_sources(&e)
             ))
         })?;
         Ok(Self {

@@ -180,7 +180,7 @@ impl Service {
 }
 
 fn status(error: &CoordinatorError) -> Status {
-    Status::unknown(crate::error::with_sources(error))
+    Status::unknown(corpusmill_operators::with_sources(error))
 }
 
 fn json(list: &impl Serialize) -> Result<String, Status> {

@@ -10,7 +10,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
 
-use crate::error::{CoordinatorError, RemoteKind, with_sources};
+use crate::error::{CoordinatorError, RemoteKind};
 use crate::events::Event;
 
 /// Bytes of a batch that is sent as one message; a larger one is cut by rows.
@@ -169,7 +169,7 @@ pub(super) fn from_error(error: &CoordinatorError) -> Failure {
     };
     Failure {
         kind: kind.into(),
-        message: with_sources(error),
+        message: corpusmill_operators::with_sources(error),
     }
 }
 
