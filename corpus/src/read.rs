@@ -1,6 +1,7 @@
 //! Reads a version: any block with one request, its checksum first, its columns as the manifest says.
 
 mod block;
+mod integer_lists;
 
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::new_null_array;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, new_null_array};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::{Buf, Bytes};
 use parquet::arrow::ProjectionMask;
@@ -12,6 +12,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::integer_lists;
 use crate::column::cast_strictly;
 use crate::error::{CorpusError, RESTORE, Result};
 use crate::shard::{Block, ShardFile, partition_array};
@@ -53,12 +54,12 @@ impl Decode {
     pub(super) fn run(self, partition: &[(String, Option<String>)]) -> Result<RecordBatch> {
         let rows = self.place.rows as usize;
         let stored = self.decode(rows)?;
-        let column = |field: &arrow::datatypes::FieldRef| {
+        let column = |field: &FieldRef| {
             if let Some((name, value)) = partition.iter().find(|(name, _)| name == field.name()) {
                 return partition_array(name, value.as_deref(), field.data_type(), rows);
             }
-            match stored.as_ref().and_then(|s| s.column_by_name(field.name())) {
-                Some(array) => cast_strictly(array, field),
+            match stored.iter().find(|(name, _)| name == field.name()) {
+                Some((_, array)) => cast_strictly(array, field),
                 None if field.is_nullable() => Ok(new_null_array(field.data_type(), rows)),
                 None => Err(CorpusError::column(
                     field.name(),
@@ -72,23 +73,45 @@ impl Decode {
             .map_err(CorpusError::arrow(format!("reading {}", self.path)))
     }
 
-    /// The columns that the file holds of those wanted; `None` if it holds none of them.
-    fn decode(&self, rows: usize) -> Result<Option<RecordBatch>> {
-        let in_file = self.footer.schema().fields().iter().enumerate();
-        let roots: Vec<usize> = in_file
-            .filter(|(_, f)| self.wanted.field_with_name(f.name()).is_ok())
-            .map(|(i, _)| i)
-            .collect();
-        if roots.is_empty() {
-            return Ok(None);
-        }
-        let mask = ProjectionMask::roots(self.footer.parquet_schema(), roots);
-        let source = BlockBytes {
+    /// The columns that the file holds of those wanted.
+    fn decode(&self, rows: usize) -> Result<Vec<(String, ArrayRef)>> {
+        let source = Arc::new(BlockBytes {
             base: self.place.offset,
             file_bytes: self.file_bytes,
             bytes: self.bytes.clone(),
+        });
+        let mut columns = Vec::with_capacity(self.wanted.fields().len());
+        let mut others = Vec::new();
+        for (root, field) in self.footer.schema().fields().iter().enumerate() {
+            if self.wanted.field_with_name(field.name()).is_ok() {
+                match self.integer_lists(&source, root, field) {
+                    Some(lists) => columns.push((field.name().clone(), lists)),
+                    None => others.push(root),
+                }
+            }
+        }
+        if !others.is_empty() {
+            let rest = self.decode_any(&source, others, rows)?;
+            let names = rest.schema_ref().fields().iter().map(|f| f.name().clone());
+            columns.extend(names.zip(rest.columns().iter().cloned()));
+        }
+        Ok(columns)
+    }
+
+    fn integer_lists(&self, source: &Arc<BlockBytes>, root: usize, field: &FieldRef) -> Option<ArrayRef> {
+        let DataType::List(item) = field.data_type() else {
+            return None;
         };
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(source, self.footer.clone())
+        let leaves = 0..self.footer.parquet_schema().num_columns();
+        let mut leaves = leaves.filter(|leaf| self.footer.parquet_schema().get_column_root_idx(*leaf) == root);
+        let group = self.footer.metadata().row_groups().get(self.block)?;
+        integer_lists::read(source, group, leaves.next()?, item)
+    }
+
+    /// Decodes columns of any type.
+    fn decode_any(&self, source: &Arc<BlockBytes>, roots: Vec<usize>, rows: usize) -> Result<RecordBatch> {
+        let mask = ProjectionMask::roots(self.footer.parquet_schema(), roots);
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(BlockBytes::clone(source), self.footer.clone())
             .with_row_groups(vec![self.block])
             .with_projection(mask)
             .with_batch_size(rows.max(1))
@@ -97,7 +120,7 @@ impl Decode {
         let batches = reader.collect::<Result<Vec<_>, _>>();
         let mut batches = batches.map_err(CorpusError::arrow(format!("decoding {}", self.path)))?;
         match batches.pop() {
-            Some(batch) if batches.is_empty() && batch.num_rows() == rows => Ok(Some(batch)),
+            Some(batch) if batches.is_empty() && batch.num_rows() == rows => Ok(batch),
             other => Err(CorpusError::Corrupt {
                 path: self.path.clone(),
                 place: format!("block {}", self.block),
@@ -109,6 +132,7 @@ impl Decode {
 }
 
 /// The bytes of a block, addressed as if the whole file were there.
+#[derive(Clone)]
 struct BlockBytes {
     base: u64,
     file_bytes: u64,
