@@ -13,7 +13,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use arrow::array::{Array, AsArray, StringArray};
-use corpusmill_kernels::minhash::{MinHash, ShingleUnit};
+use corpusmill_kernels::minhash::MinHash;
+use corpusmill_kernels::shingles::ShingleOptions;
 use corpusmill_kernels::pii::find_pii;
 use corpusmill_kernels::text::Form;
 use corpusmill_kernels::{
@@ -46,7 +47,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     rate.of("lang_id", |b| Ok(lang_id(b)))?;
     rate.of("quality_signals", |b| Ok(quality_signals(b, &rules)))?;
     rate.of("pii_redact", |b| pii_redact(b, &kinds))?;
-    rate.of("minhash", |b| family.band_key_lists(b, ShingleUnit::Word, 5))?;
+    rate.of("minhash", |b| family.band_lists(b, ShingleOptions::default()))?;
     if let Some(path) = args.next() {
         let tokenizer = Tokenizer::from_bytes(&path, &std::fs::read(&path)?, None)?;
         let mut tokens = 0;

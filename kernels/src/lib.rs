@@ -5,7 +5,7 @@
 //!             │                              │
 //!             ├──► lang_id                   └── pii_spans
 //!             ├──► quality_signals
-//!             └──► minhash: shingles ──► signature ──► band keys      (near duplicates; verified by jaccard)
+//!             └──► shingles ──► minhash: bands, sketches ──► near_pairs ──► similarity ──► duplicate_links
 //!  any columns ──► content_hash                                      (exact duplicates)
 //!  pairs       ──► union_find::components ──► split::assign          (no group straddles a split)
 //!  floats      ──► ExactSum              counts ──► psi
@@ -21,14 +21,17 @@
 //! 2. Add its `mod` line and its name to the lists below.
 //! 3. Give it a SQL name in the `sql` crate.
 
+pub mod duplicate_links;
 mod error;
 mod exact_sum;
 mod hash;
 mod lang;
 pub mod minhash;
+pub mod near_pairs;
 pub mod pii;
 mod psi;
 pub mod quality;
+pub mod shingles;
 pub mod split;
 pub mod text;
 mod tokenize;

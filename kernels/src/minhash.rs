@@ -1,104 +1,42 @@
-//! Shingles, MinHash signatures and exact Jaccard similarity: the parts of near-duplicate detection.
+//! MinHash signatures, the band keys under which near-duplicates meet, and sketches that estimate their similarity.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, StringArray, UInt32Array, UInt64Array};
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field};
-use unicode_segmentation::UnicodeSegmentation;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use arrow::array::{
+    Array, ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Int64Array, ListArray, StringArray, StructArray,
+    UInt32Array,
+};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::{KernelError, Result};
+use crate::shingles::{ShingleOptions, Shingler};
 
-/// What a shingle is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ShingleUnit {
-    /// Words (UAX #29, lower case), for texts that are longer than a few of them.
-    Word,
-    /// Characters of the words joined by single spaces, lower case; also for scripts without spaces.
-    Char,
-}
+mod lanes;
 
-impl FromStr for ShingleUnit {
-    type Err = KernelError;
+use lanes::LANES;
 
-    /// Reads `word` or `char`, in any case.
-    fn from_str(s: &str) -> Result<Self> {
-        match s.trim().to_ascii_lowercase().as_str() {
-            "word" => Ok(Self::Word),
-            "char" => Ok(Self::Char),
-            _ => Err(KernelError::unknown_name("unit of shingles", s, &["word", "char"])),
-        }
-    }
-}
-
-/// Returns the set of a text's shingles: the xxh3 hashes of `n` words or characters in a row, sorted, each once.
-///
-/// Case, punctuation and white space do not count. A text of fewer than `n` units has one shingle, all of it; a text
-/// without units has none.
-///
-/// # Panics
-/// If `n` is 0.
-#[must_use]
-pub fn shingles(text: &str, unit: ShingleUnit, n: usize) -> Vec<u64> {
-    assert!(n > 0, "a shingle has at least one unit");
-    let lower = text.to_lowercase();
-    let mut joined = String::with_capacity(lower.len());
-    // Where each unit of `joined` begins, and one more: where the next one would.
-    let mut starts = Vec::new();
-    for word in lower.unicode_words() {
-        if !joined.is_empty() {
-            joined.push(' ');
-        }
-        starts.push(joined.len());
-        joined.push_str(word);
-    }
-    if joined.is_empty() {
-        return Vec::new();
-    }
-    if unit == ShingleUnit::Char {
-        starts = joined.char_indices().map(|(i, _)| i).collect();
-    }
-    // A word shingle ends before the space that precedes the next word.
-    let gap = usize::from(unit == ShingleUnit::Word);
-    let units = starts.len();
-    starts.push(joined.len() + gap);
-    let n = n.min(units);
-    let mut hashes: Vec<u64> = (0..=units - n)
-        .map(|i| xxh3_64(&joined.as_bytes()[starts[i]..starts[i + n] - gap]))
-        .collect();
-    hashes.sort_unstable();
-    hashes.dedup();
-    hashes
-}
-
-/// The exact Jaccard similarity `|a ∩ b| / |a ∪ b|` of two sorted sets; 1 for two empty ones.
-#[must_use]
-pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
-    let (mut i, mut j, mut both) = (0, 0, 0usize);
-    while i < a.len() && j < b.len() {
-        both += usize::from(a[i] == b[j]);
-        let (x, y) = (a[i], b[j]);
-        i += usize::from(x <= y);
-        j += usize::from(y <= x);
-    }
-    let either = a.len() + b.len() - both;
-    if either == 0 { 1.0 } else { both as f64 / either as f64 }
-}
+/// Bits of a sketch.
+pub const SKETCH_BITS: u32 = 128;
+/// Most functions that a family is given when only a threshold is named.
+const USUAL_PERMUTATIONS_MAX: usize = 128;
+/// Share of the pairs at the threshold that may miss each other in all bands when only a threshold is named.
+const USUAL_MISSES: f64 = 0.0005;
 
 /// A family of hash functions for MinHash, and how its values are put into bands.
 ///
 /// Broder 1997; banding as in Leskovec, Rajaraman & Ullman, "Mining of Massive Datasets", section 3.4: two texts of
-/// similarity `s` share a band with probability `1 - (1 - sʳ)ᵇ` for `b` bands of `r` rows; the default of 20 × 5 is
-/// even at 0.55 and finds 99.96 % of pairs at 0.8.
+/// similarity `s` share a band with probability `1 - (1 - sʳ)ᵇ` for `b` bands of `r` rows; 20 × 5 is even at 0.55 and
+/// finds 99.96 % of pairs at 0.8.
 #[derive(Debug, Clone)]
 pub struct MinHash {
     bands: usize,
     rows: usize,
-    /// `h ↦ (multiplier · h + addend) >> 32`: multiply-shift (Dietzfelbinger 1996), odd multipliers.
-    multipliers: Vec<u64>,
-    addends: Vec<u64>,
+    /// `h ↦ multiplier · h + addend` (mod 2³²) with odd multipliers: permutations of 32-bit numbers. Padded to whole
+    /// blocks of [`LANES`]; the functions behind the bands serve the sketch.
+    multipliers: Vec<u32>,
+    addends: Vec<u32>,
 }
 
 impl Default for MinHash {
@@ -122,9 +60,10 @@ impl MinHash {
                 fix: "use for example bands => 20, rows => 5".into(),
             });
         }
+        let padded = permutations.max(SKETCH_BITS as usize).next_multiple_of(LANES);
         let draw = |seed: u64| {
-            (0..permutations as u64)
-                .map(|i| xxh3_64_with_seed(&i.to_le_bytes(), seed))
+            (0..padded as u64)
+                .map(|i| xxh3_64_with_seed(&i.to_le_bytes(), seed) as u32)
                 .collect::<Vec<_>>()
         };
         let multipliers = draw(0x6d75_6c74).into_iter().map(|m| m | 1).collect();
@@ -136,10 +75,35 @@ impl MinHash {
         })
     }
 
+    /// Makes the family that finds 99.95 % of the pairs at `threshold` with the longest bands, so that the fewest other
+    /// pairs meet, out of at most 128 functions; 20 × 5 for 0.8.
+    ///
+    /// # Errors
+    /// When `threshold` is not above 0 and at most 1.
+    pub fn for_threshold(threshold: f64) -> Result<Self> {
+        if !(threshold > 0.0 && threshold <= 1.0) {
+            return Err(KernelError::InvalidOption {
+                option: "threshold",
+                value: threshold.to_string(),
+                problem: "a similarity is above 0 and at most 1".into(),
+                fix: "use for example threshold => 0.8".into(),
+            });
+        }
+        let bands_of = |rows: usize| -> usize {
+            let meets = threshold.powi(rows as i32).min(1.0 - 1e-9);
+            (USUAL_MISSES.ln() / (1.0 - meets).ln()).ceil().max(1.0) as usize
+        };
+        let rows = (1..=16)
+            .rev()
+            .find(|rows| rows * bands_of(*rows) <= USUAL_PERMUTATIONS_MAX)
+            .unwrap_or(1);
+        Self::new(bands_of(rows).min(USUAL_PERMUTATIONS_MAX), rows)
+    }
+
     /// Number of values in a signature: bands times rows.
     #[must_use]
     pub fn permutations(&self) -> usize {
-        self.multipliers.len()
+        self.bands * self.rows
     }
 
     /// Number of bands.
@@ -149,40 +113,12 @@ impl MinHash {
     }
 
     /// Computes the signature of a set of shingles: for each function the smallest of its values, `u32::MAX` for the
-    /// empty set.
+    /// empty set. Repetitions and order do not matter.
     #[must_use]
     pub fn signature(&self, shingles: &[u64]) -> Vec<u32> {
-        let mut smallest = vec![u32::MAX; self.permutations()];
-        for shingle in shingles {
-            // Over the functions inside: no dependency between them, so the compiler makes vectors of it.
-            for ((slot, multiplier), addend) in smallest.iter_mut().zip(&self.multipliers).zip(&self.addends) {
-                let value = (multiplier.wrapping_mul(*shingle).wrapping_add(*addend) >> 32) as u32;
-                *slot = (*slot).min(value);
-            }
-        }
+        let mut smallest = self.all_smallest(shingles);
+        smallest.truncate(self.permutations());
         smallest
-    }
-
-    /// Computes one key a band from a signature: texts with an equal key in an equal band are candidates. The band's
-    /// number is part of its key.
-    ///
-    /// # Panics
-    /// If the signature is not of this family.
-    #[must_use]
-    pub fn band_keys(&self, signature: &[u32]) -> Vec<u64> {
-        assert_eq!(
-            signature.len(),
-            self.permutations(),
-            "the signature is of another family"
-        );
-        let mut bytes = Vec::with_capacity(4 * self.rows);
-        let keys = signature.chunks_exact(self.rows).enumerate();
-        keys.map(|(band, rows)| {
-            bytes.clear();
-            rows.iter().for_each(|r| bytes.extend(r.to_le_bytes()));
-            xxh3_64_with_seed(&bytes, band as u64)
-        })
-        .collect()
     }
 
     /// Estimates the Jaccard similarity of two sets from their signatures: the share of equal values.
@@ -192,180 +128,253 @@ impl MinHash {
         equal as f64 / a.len().max(1) as f64
     }
 
-    /// Computes the signature of each text: `FixedSizeList<UInt32>(permutations)`, `NULL` for `NULL` and for a text
-    /// without units, which is like no other.
-    ///
-    /// # Errors
-    /// When the values of the batch do not fit an Arrow array.
-    ///
-    /// # Panics
-    /// If `n` is 0.
-    pub fn signatures(&self, texts: &StringArray, unit: ShingleUnit, n: usize) -> Result<FixedSizeListArray> {
-        let (values, nulls) = self.over(texts, unit, n, self.permutations(), |signature| signature);
-        fixed_size_lists(Arc::new(UInt32Array::from(values)), self.permutations(), nulls)
+    /// Computes one bit of each of 128 functions (b-bit minwise hashing, Li & König 2010), to be compared by [`alike`].
+    #[must_use]
+    pub fn sketch_of(&self, shingles: &[u64]) -> u128 {
+        sketch(&self.all_smallest(shingles))
     }
 
-    /// Computes the band keys of each text: `FixedSizeList<UInt64>(bands)`, `NULL` as in
-    /// [`signatures`](Self::signatures).
-    ///
-    /// # Errors
-    /// When the values of the batch do not fit an Arrow array.
-    ///
-    /// # Panics
-    /// If `n` is 0.
-    pub fn band_key_lists(&self, texts: &StringArray, unit: ShingleUnit, n: usize) -> Result<FixedSizeListArray> {
-        let (values, nulls) = self.over(texts, unit, n, self.bands, |signature| self.band_keys(&signature));
-        fixed_size_lists(Arc::new(UInt64Array::from(values)), self.bands, nulls)
+    fn all_smallest(&self, shingles: &[u64]) -> Vec<u32> {
+        let mut smallest = vec![u32::MAX; self.multipliers.len()];
+        self.lower(&mut smallest, shingles);
+        smallest
     }
 
-    fn over<T: Clone + Default>(
-        &self,
-        texts: &StringArray,
-        unit: ShingleUnit,
-        n: usize,
-        width: usize,
-        finish: impl Fn(Vec<u32>) -> Vec<T>,
-    ) -> (Vec<T>, NullBuffer) {
-        let mut values = Vec::with_capacity(texts.len() * width);
-        let mut valid = Vec::with_capacity(texts.len());
-        for text in texts {
-            let set = text.map(|t| shingles(t, unit, n)).unwrap_or_default();
-            valid.push(!set.is_empty());
-            if set.is_empty() {
-                values.resize(values.len() + width, T::default());
-            } else {
-                values.extend(finish(self.signature(&set)));
+    fn lower(&self, smallest: &mut [u32], shingles: &[u64]) {
+        lanes::lower(smallest, &self.multipliers, &self.addends, shingles);
+    }
+
+    /// Appends one key a band: sets with an equal key in an equal band are candidates. The number of the band and
+    /// `kind` are part of the key.
+    fn band_keys(&self, smallest: &[u32], kind: u64, keys: &mut Vec<i64>) {
+        let mut bytes = [0u8; 4 * 64];
+        for (band, rows) in smallest[..self.permutations()].chunks_exact(self.rows).enumerate() {
+            let seed = kind << 32 | band as u64;
+            let mut key = seed;
+            // Longer bands are hashed in pieces, each on top of the one before.
+            for piece in rows.chunks(64) {
+                for (to, value) in bytes.chunks_exact_mut(4).zip(piece) {
+                    to.copy_from_slice(&value.to_le_bytes());
+                }
+                key = xxh3_64_with_seed(&bytes[..4 * piece.len()], key);
             }
+            keys.push(key as i64);
         }
-        (values, NullBuffer::from(valid))
+    }
+
+    /// Computes the signature of each text: `FixedSizeList<UInt32>(permutations)`, of its shingles of characters where
+    /// it has them, else of words; `NULL` for `NULL` and for a text without shingles.
+    ///
+    /// # Errors
+    /// When the values of the batch do not fit an Arrow array.
+    pub fn signatures(&self, texts: &StringArray, options: ShingleOptions) -> Result<FixedSizeListArray> {
+        let mut shingler = Shingler::new(options);
+        let mut values = Vec::with_capacity(texts.len() * self.permutations());
+        let mut valid = Vec::with_capacity(texts.len());
+        let mut smallest = vec![0; self.multipliers.len()];
+        for text in texts {
+            shingler.read(text.unwrap_or_default());
+            let shingles = shingler.chars().or(shingler.words()).unwrap_or_default();
+            valid.push(text.is_some() && !shingles.is_empty());
+            smallest.fill(u32::MAX);
+            self.lower(&mut smallest, shingles);
+            values.extend_from_slice(&smallest[..self.permutations()]);
+        }
+        let item = Arc::new(Field::new_list_field(DataType::UInt32, false));
+        Ok(FixedSizeListArray::try_new(
+            item,
+            // At most 4096 values, see `MinHash::new`.
+            self.permutations() as i32,
+            Arc::new(UInt32Array::from(values)),
+            Some(NullBuffer::from(valid)),
+        )?)
+    }
+
+    /// Computes what each text is found by: `List<Struct<band: Int64, sketch: FixedSizeBinary(16)>>`
+    /// ([`band_list_type`]), one item for each band and kind of shingles that the text has; no item for `NULL` and for
+    /// a text without shingles.
+    ///
+    /// The sketch is that of [`sketch_of`](Self::sketch_of), little-endian.
+    ///
+    /// # Errors
+    /// When the values of the batch do not fit an Arrow array.
+    pub fn band_lists(&self, texts: &StringArray, options: ShingleOptions) -> Result<ListArray> {
+        let mut shingler = Shingler::new(options);
+        let mut keys: Vec<i64> = Vec::with_capacity(texts.len() * self.bands);
+        let mut sketches: Vec<u8> = Vec::with_capacity(texts.len() * self.bands * 16);
+        let mut lengths = Vec::with_capacity(texts.len());
+        let mut smallest = vec![0; self.multipliers.len()];
+        for text in texts {
+            shingler.read(text.unwrap_or_default());
+            let before = keys.len();
+            for (kind, shingles) in [(0, shingler.chars()), (1, shingler.words())] {
+                let Some(shingles) = shingles.filter(|set| !set.is_empty()) else {
+                    continue;
+                };
+                smallest.fill(u32::MAX);
+                self.lower(&mut smallest, shingles);
+                self.band_keys(&smallest, kind, &mut keys);
+                let sketch = sketch(&smallest).to_le_bytes();
+                (0..self.bands).for_each(|_| sketches.extend_from_slice(&sketch));
+            }
+            lengths.push(keys.len() - before);
+        }
+        let sketches = FixedSizeBinaryArray::try_new(16, Buffer::from_vec(sketches), None)?;
+        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(keys)), Arc::new(sketches)];
+        let items = StructArray::try_new(band_fields(), columns, None)?;
+        Ok(ListArray::try_new(
+            band_item(),
+            OffsetBuffer::from_lengths(lengths),
+            Arc::new(items),
+            None,
+        )?)
     }
 }
 
-fn fixed_size_lists(values: ArrayRef, width: usize, nulls: NullBuffer) -> Result<FixedSizeListArray> {
-    let item = Arc::new(Field::new_list_field(values.data_type().clone(), false));
-    // At most 4096 values, see `MinHash::new`.
-    Ok(FixedSizeListArray::try_new(item, width as i32, values, Some(nulls))?)
+/// One bit of each of the first 128 values.
+fn sketch(smallest: &[u32]) -> u128 {
+    smallest.iter().take(SKETCH_BITS as usize).enumerate().fold(0, |sketch, (i, value)| {
+        // The smallest values are small; after the multiplication the top bit depends on all of their bits.
+        let bit = value.wrapping_mul(0x9e37_79b1) >> 31;
+        sketch | u128::from(bit) << i
+    })
 }
 
-/// Type of the arrays that [`MinHash::band_key_lists`] returns for so many bands.
+/// Estimates the Jaccard similarity of two sets from their sketches: from -1 to 1, with a standard deviation of
+/// `√(1 - s²) / √128`, which is 0.053 at 0.8.
 #[must_use]
-pub fn band_keys_type(bands: usize) -> DataType {
-    DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::UInt64, false)), bands as i32)
+pub fn alike(a: u128, b: u128) -> f64 {
+    1.0 - f64::from((a ^ b).count_ones()) / f64::from(SKETCH_BITS / 2)
+}
+
+fn band_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("band", DataType::Int64, false),
+        Field::new("sketch", DataType::FixedSizeBinary(16), false),
+    ])
+}
+
+fn band_item() -> FieldRef {
+    Arc::new(Field::new_list_field(DataType::Struct(band_fields()), false))
+}
+
+/// Type of the arrays that [`MinHash::band_lists`] returns.
+#[must_use]
+pub fn band_list_type() -> DataType {
+    DataType::List(band_item())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use xxhash_rust::xxh3::xxh3_64;
 
-    /// Sets of strings instead of sorted hashes.
-    fn naive(text: &str, unit: ShingleUnit, n: usize) -> BTreeSet<String> {
-        let lower = text.to_lowercase();
-        let words: Vec<_> = lower.unicode_words().collect();
-        let (units, glue): (Vec<String>, &str) = match unit {
-            ShingleUnit::Word => (words.iter().map(|w| w.to_string()).collect(), " "),
-            ShingleUnit::Char => (words.join(" ").chars().map(String::from).collect(), ""),
-        };
-        match units.len() {
-            0 => BTreeSet::new(),
-            len => units.windows(n.min(len)).map(|w| w.join(glue)).collect(),
-        }
-    }
+    use super::*;
+    use crate::shingles::ShingleUnit;
+
+    const WORDS: ShingleOptions = ShingleOptions { unit: ShingleUnit::Word, words: 3, chars: 5 };
 
     proptest! {
         #[test]
-        fn jaccard_is_that_of_sets_of_strings(a in "([ab]{1,2}|é|中|[.,!]| ){0,25}", b in "([ab]{1,2}|é|中|[.,!]| ){0,25}", n in 1usize..5, words: bool) {
-            let unit = if words { ShingleUnit::Word } else { ShingleUnit::Char };
-            let (x, y) = (naive(&a, unit, n), naive(&b, unit, n));
-            let either = x.union(&y).count();
-            let want = if either == 0 { 1.0 } else { x.intersection(&y).count() as f64 / either as f64 };
-            let (x, y) = (shingles(&a, unit, n), shingles(&b, unit, n));
-            prop_assert_eq!(x.len(), naive(&a, unit, n).len());
-            prop_assert_eq!(jaccard(&x, &y), want);
-        }
-
-        #[test]
         fn a_signature_holds_the_smallest_value_of_each_function(set in prop::collection::vec(any::<u64>(), 0..20)) {
-            let family = MinHash::new(4, 3).unwrap();
+            let family = MinHash::new(4, 9).unwrap();
             let got = family.signature(&set);
+            prop_assert_eq!(got.len(), 36);
             for (i, value) in got.iter().enumerate() {
                 let values = set.iter().map(|h| {
                     let wide = u128::from(family.multipliers[i]) * u128::from(*h) + u128::from(family.addends[i]);
-                    ((wide % (1 << 64)) >> 32) as u32
+                    (wide % (1 << 32)) as u32
                 });
                 prop_assert_eq!(*value, values.min().unwrap_or(u32::MAX));
             }
-            let mut reversed = set.clone();
-            reversed.reverse();
-            prop_assert_eq!(family.signature(&reversed), got);
+            let mut again = set.clone();
+            again.reverse();
+            again.extend(&set);
+            prop_assert_eq!(family.signature(&again), got);
         }
     }
 
+    /// Two sets of 500 with so many in common.
+    fn two_sets(shared: u64, seed: u64) -> (Vec<u64>, Vec<u64>) {
+        let hash = |i: u64| xxh3_64_with_seed(&i.to_le_bytes(), seed);
+        ((0..500).map(hash).collect(), (500 - shared..1000 - shared).map(hash).collect())
+    }
+
     #[test]
-    fn the_estimate_is_unbiased_within_its_error() {
+    fn estimates_are_unbiased_within_their_error() {
         let family = MinHash::new(128, 4).unwrap();
-        let hash = |i: u64| xxh3_64(&i.to_le_bytes());
         for shared in [0u64, 100, 250, 400, 500] {
-            let a: Vec<_> = (0..500).map(hash).collect();
-            let b: Vec<_> = (500 - shared..1000 - shared).map(hash).collect();
             let truth = shared as f64 / (1000 - shared) as f64;
-            let estimate = MinHash::estimate(&family.signature(&a), &family.signature(&b));
-            // four standard deviations of a mean of 512 coin flips
-            assert!(
-                (estimate - truth).abs() <= 4.0 * (truth * (1.0 - truth) / 512.0).sqrt() + 1e-9,
-                "{truth} {estimate}"
-            );
+            let (mut by_signature, mut by_sketch) = (0.0, 0.0);
+            for seed in 0..40 {
+                let (a, b) = two_sets(shared, seed);
+                by_signature += MinHash::estimate(&family.signature(&a), &family.signature(&b)) / 40.0;
+                by_sketch += alike(family.sketch_of(&a), family.sketch_of(&b)) / 40.0;
+            }
+            // Four standard deviations of the means.
+            let error = 4.0 * (truth * (1.0 - truth) / 512.0 / 40.0).sqrt();
+            assert!((by_signature - truth).abs() <= error + 1e-9, "{truth} {by_signature}");
+            let error = 4.0 * ((1.0 - truth * truth) / 128.0 / 40.0).sqrt();
+            assert!((by_sketch - truth).abs() <= error + 1e-9, "{truth} {by_sketch}");
         }
     }
 
     #[test]
-    fn near_texts_share_a_band_and_far_ones_do_not() {
+    fn pairs_meet_as_often_as_the_formula_says() {
         let family = MinHash::default();
-        let words: Vec<String> = (0..100).map(|i| format!("word{i}")).collect();
-        let text = words.join(" ");
-        let edited = text.replace("word50", "other");
-        let keys = |t: &str| family.band_keys(&family.signature(&shingles(t, ShingleUnit::Word, 3)));
-        let shared = |a: &str, b: &str| keys(a).iter().zip(keys(b)).filter(|(x, y)| **x == *y).count();
-        assert!(shared(&text, &edited) > 0);
-        assert_eq!(shared(&text, &text.replace("word", "term")), 0);
-        assert_eq!(
-            shared(&text, &format!("  {}!!", text.to_uppercase())),
-            20,
-            "case and marks do not count"
-        );
+        for (shared, least, most) in [(445u64, 0.99, 1.0), (278, 0.1, 0.4), (100, 0.0, 0.01)] {
+            let met = (0..200).filter(|seed| {
+                let (a, b) = two_sets(shared, *seed);
+                let (mut x, mut y) = (Vec::new(), Vec::new());
+                family.band_keys(&family.all_smallest(&a), 0, &mut x);
+                family.band_keys(&family.all_smallest(&b), 0, &mut y);
+                x.iter().zip(&y).any(|(x, y)| x == y)
+            });
+            let share = met.count() as f64 / 200.0;
+            assert!((least..=most).contains(&share), "{shared} in common: {share} met");
+        }
     }
 
     #[test]
-    fn arrays_keep_null_and_empty_texts_are_like_no_other() {
+    fn a_threshold_decides_the_bands() {
+        let of = |threshold| {
+            let family = MinHash::for_threshold(threshold).unwrap();
+            (family.bands, family.rows)
+        };
+        assert_eq!(of(0.8), (20, 5));
+        assert_eq!(of(0.5), (27, 2));
+        assert_eq!(of(1.0).0, 1);
+        assert!(of(0.01).0 <= 128);
+        for threshold in [0.0, -1.0, 1.1, f64::NAN] {
+            assert!(MinHash::for_threshold(threshold).is_err());
+        }
+    }
+
+    #[test]
+    fn texts_meet_by_their_kinds_of_shingles() {
         let family = MinHash::new(2, 2).unwrap();
-        let texts = StringArray::from(vec![Some("a b c"), None, Some("!!"), Some("A, b. C")]);
-        let lists = family.band_key_lists(&texts, ShingleUnit::Word, 2).unwrap();
-        assert_eq!(lists.data_type(), &band_keys_type(2));
-        assert!(lists.is_valid(0) && lists.is_null(1) && lists.is_null(2));
+        let long = (0..40).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
+        let texts = StringArray::from(vec![Some("a b c"), None, Some(" "), Some("A, b. C"), Some(long.as_str())]);
+        let lists = family.band_lists(&texts, ShingleOptions::default()).unwrap();
+        assert_eq!(lists.data_type(), &band_list_type());
+        assert_eq!((0..5).map(|i| lists.value_length(i)).collect::<Vec<_>>(), [2, 0, 0, 2, 4]);
         assert_eq!(&lists.value(0), &lists.value(3));
-        assert_eq!(
-            family.signatures(&texts, ShingleUnit::Char, 3).unwrap().value_length(),
-            4
-        );
+        let by_words = family.band_lists(&texts, WORDS).unwrap();
+        let keys = |list: ArrayRef| list.as_struct().column(0).as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!(keys(by_words.value(4)), keys(lists.value(4))[2..], "words after characters");
+        assert_ne!(keys(by_words.value(0)), keys(lists.value(0)));
+        let signatures = family.signatures(&texts, WORDS).unwrap();
+        assert_eq!((signatures.value_length(), signatures.null_count()), (4, 2));
     }
 
     #[test]
     fn options_are_checked_and_functions_never_change() {
         assert!(MinHash::new(0, 5).unwrap_err().to_string().contains("0 × 5"));
         assert!(MinHash::new(usize::MAX, 2).is_err());
-        assert!(
-            "words"
-                .parse::<ShingleUnit>()
-                .unwrap_err()
-                .to_string()
-                .contains("did you mean 'word'")
-        );
-        let signature =
-            MinHash::new(1, 3)
-                .unwrap()
-                .signature(&shingles("a fixed text of some words", ShingleUnit::Word, 2));
-        assert_eq!(signature, GOLDEN);
+        let set: Vec<u64> = ["a fixed", "fixed text"].iter().map(|s| xxh3_64(s.as_bytes())).collect();
+        assert_eq!(MinHash::new(1, 3).unwrap().signature(&set), GOLDEN);
     }
-    const GOLDEN: [u32; 3] = [1_698_637_425, 1_022_294_649, 811_315_071];
+    const GOLDEN: [u32; 3] = [788_355_037, 1_725_265_727, 1_022_975_285];
 }
