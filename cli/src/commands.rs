@@ -247,7 +247,12 @@ impl Session {
             generate::Outcome::Written(dataset) => {
                 self.progress
                     .line(&format!("{shown}: written in {}", units::duration(began.elapsed())));
-                self.results().record(&dataset, || report::dataset(&dataset))
+                let mut results = self.results();
+                if results.output() == Output::Csv {
+                    let tables: Vec<_> = dataset.tables.into_iter().collect();
+                    return results.records(&tables, report::TABLES);
+                }
+                results.record(&dataset, || report::dataset(&dataset))
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{ErrorKind, Write};
 
-use corpusmill_coordinator::{CoordinatorError, RemoteKind};
+use corpusmill_coordinator::{CoordinatorError, RemoteKind, causes};
 
 use crate::generate::Stopped;
 
@@ -38,18 +38,9 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     code(error)
 }
 
-/// The error and its causes, one a line; a cause that the line above already quotes is left out.
+/// The error and what its causes add, one a line.
 fn describe(error: &anyhow::Error) -> String {
-    let mut last = error.to_string();
-    let mut text = format!("error: {}\n", last.trim_end());
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !last.contains(&cause) {
-            text.push_str(&format!("  because: {}\n", cause.trim_end()));
-            last = cause;
-        }
-    }
-    text
+    format!("error: {}\n", causes(error.as_ref()).join("\n  because: "))
 }
 
 fn code(error: &anyhow::Error) -> u8 {

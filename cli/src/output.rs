@@ -123,8 +123,7 @@ impl<W: Write> Results<W> {
         if held > 0 || total == 0 {
             self.page(schema, &page)?;
         }
-        let noun = if total == 1 { "row" } else { "rows" };
-        writeln!(self.out, "{} {noun}", units::count(total))?;
+        writeln!(self.out, "{}", units::counted(total, "row"))?;
         Ok(total)
     }
 
@@ -169,19 +168,41 @@ impl<W: Write> Results<W> {
         Ok(self.out.flush()?)
     }
 
-    /// Writes one record: as JSON all of it, else the lines that `text` makes of it.
+    /// Writes one record: as JSON all of it, as CSV one row of it with nested values as JSON, else the lines that
+    /// `text` makes of it.
     ///
     /// # Errors
     /// When writing fails.
     pub(crate) fn record<T: Serialize>(&mut self, record: &T, text: impl FnOnce() -> String) -> Result<()> {
-        if self.output == Output::Json {
-            serde_json::to_writer(&mut self.out, record).map_err(io::Error::from)?;
-            writeln!(self.out)?;
-        } else {
-            writeln!(self.out, "{}", text().trim_end())?;
+        match self.output {
+            Output::Json => {
+                serde_json::to_writer(&mut self.out, record).map_err(io::Error::from)?;
+                writeln!(self.out)?;
+            }
+            Output::Csv => {
+                let batch = one_row(&serde_json::to_value(record)?)?;
+                arrow::csv::Writer::new(&mut self.out)
+                    .write(&batch)
+                    .map_err(unwrap_io)?;
+            }
+            Output::Table => writeln!(self.out, "{}", text().trim_end())?,
         }
         Ok(self.out.flush()?)
     }
+}
+
+/// The fields of a record as the columns of one row of text.
+fn one_row(record: &serde_json::Value) -> Result<RecordBatch> {
+    let fields = record.as_object().context("only a record of fields can be a row")?;
+    let cells = fields.iter().map(|(name, value)| {
+        let text = match value {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        };
+        (name, Arc::new(StringArray::from(vec![text])) as ArrayRef, true)
+    });
+    Ok(RecordBatch::try_from_iter_with_nullable(cells)?)
 }
 
 /// Arrow keeps an I/O error inside its own; taken out, a closed pipe is known as one.
@@ -265,6 +286,20 @@ mod tests {
         assert!(
             table.contains("| NULL | [1, 2] |") && table.ends_with("2 rows\n"),
             "{table}"
+        );
+    }
+
+    #[test]
+    fn a_record_is_a_row_of_csv() {
+        let mut results = Results {
+            output: Output::Csv,
+            out: Vec::new(),
+        };
+        let record = serde_json::json!({ "name": "a,b", "rows": 3, "files": ["x", "y"], "none": null });
+        results.record(&record, || panic!("text was asked for")).unwrap();
+        assert_eq!(
+            String::from_utf8(results.out).unwrap(),
+            "files,name,none,rows\n\"[\"\"x\"\",\"\"y\"\"]\",\"a,b\",,3\n"
         );
     }
 

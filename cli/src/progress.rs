@@ -112,7 +112,7 @@ impl Progress {
         } else {
             String::new()
         };
-        self.line(&format!("  {name}: {splits} splits{already}"));
+        self.line(&format!("  {name}: {}{already}", units::counted(splits as u64, "split")));
         *self.state() = State {
             step: name,
             last_line: Some(Instant::now()),
@@ -165,7 +165,7 @@ impl Events for Progress {
                 } else {
                     "begins"
                 };
-                self.line(&format!("{object}: build {build} {how}, {steps} steps"));
+                self.line(&format!("{object}: build {build} {how}, {}", units::counted(steps as u64, "step")));
             }
             Event::StepStarted {
                 step,

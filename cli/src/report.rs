@@ -5,7 +5,7 @@ use std::fmt::Write;
 use corpusmill_coordinator::{BuildInfo, BuildReport, BuildState, CorpusInfo, VacuumReport};
 use corpusmill_corpus::{ExportReport, Manifest, VerifyReport};
 
-use crate::generate::Dataset;
+use crate::generate::{Dataset, Written};
 use crate::units;
 
 /// Names of columns, and how a record fills them.
@@ -50,6 +50,14 @@ pub(crate) const BUILT: Columns<BuildReport> = &[
     ("rows", |b| b.rows.to_string()),
     ("bytes", |b| b.bytes.to_string()),
     ("digest", |b| b.digest.clone()),
+];
+
+/// The columns of a table of a data set that was generated, for CSV.
+pub(crate) const TABLES: Columns<(String, Written)> = &[
+    ("table", |(name, _)| name.clone()),
+    ("rows", |(_, table)| table.rows.to_string()),
+    ("bytes", |(_, table)| table.bytes.to_string()),
+    ("files", |(_, table)| table.files.to_string()),
 ];
 
 /// Writing into a `String` cannot fail, so the results of `write!` are dropped here and nowhere else.
@@ -279,8 +287,8 @@ pub(crate) fn dataset(dataset: &Dataset) -> String {
     for (name, table) in &dataset.tables {
         let (rows, size) = (units::count(table.rows), units::bytes(table.bytes));
         lines.add(format_args!(
-            "{name:<20} {rows:>12} rows {size:>10} in {} files",
-            table.files
+            "{name:<20} {rows:>12} rows {size:>10} in {}",
+            units::counted(table.files, "file")
         ));
     }
     if dataset.pictures > 0 {

@@ -15,6 +15,12 @@ pub(crate) fn count(number: u64) -> String {
     out
 }
 
+/// `1 row`, `1,234 rows`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", count(number))
+}
+
 /// Bytes with a decimal unit: `12.3 MB`.
 pub(crate) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
@@ -64,6 +70,7 @@ mod tests {
             [bytes(999), bytes(1_500), bytes(999_960), bytes(12_300_000)],
             ["999 B", "1.5 kB", "1.0 MB", "12.3 MB"]
         );
+        assert_eq!([counted(1, "row"), counted(1_234, "row")], ["1 row", "1,234 rows"]);
         assert_eq!(duration(Duration::from_millis(840)), "0.8 s");
         assert_eq!(duration(Duration::from_secs(245)), "4 min 05 s");
         assert_eq!(duration(Duration::from_secs(7_380)), "2 h 03 min");

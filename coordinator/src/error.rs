@@ -46,6 +46,15 @@ pub enum CoordinatorError {
         #[source]
         source: Box<DataFusionError>,
     },
+    /// The engine failed while a statement ran.
+    #[error("{place}: {source}")]
+    Engine {
+        /// The statement: where it stands, and its first words.
+        place: String,
+        /// What the engine says.
+        #[source]
+        source: SqlError,
+    },
     /// An object exists, is missing, or cannot be changed that way.
     #[error("{0}")]
     Object(String),
@@ -180,6 +189,7 @@ impl CoordinatorError {
     pub fn retry(&self) -> bool {
         match self {
             Self::Sql(error) => error.retry(),
+            Self::Engine { source, .. } => source.retry(),
             Self::Operator { transient, .. } => *transient,
             Self::Corpus(error) => error.retry(),
             Self::Locked { .. } | Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
@@ -215,29 +225,29 @@ impl CoordinatorError {
             return self;
         };
         match operator_in(source) {
-            Some(OperatorError::Violation {
-                expectation,
-                rows,
-                examples,
-            }) => Self::ExpectationFailed {
+            Some(OperatorError::Violation(broken)) => Self::ExpectationFailed {
                 corpus: corpus.to_owned(),
                 build: build.to_owned(),
-                expectation: expectation.clone(),
-                detail: format!("{rows} row(s) of a batch break it, for example {examples}"),
+                expectation: broken.expectation.clone(),
+                detail: format!("{} row(s) of a batch break it, for example {}", broken.rows, broken.examples),
             },
             _ => self,
         }
     }
 
-    /// The same for errors that are one of ours already.
+    /// The same for errors that are one of ours already; those of the engine get their place.
     pub(crate) fn at(self, place: &str, location: &str) -> Self {
+        let place = place.to_owned();
         if is_disk_full(&self) {
             return Self::DiskFull {
-                place: place.to_owned(),
+                place,
                 location: location.to_owned(),
             };
         }
-        self
+        match self {
+            Self::Sql(source @ SqlError::Engine(_)) => Self::Engine { place, source },
+            other => other,
+        }
     }
 }
 

@@ -46,6 +46,7 @@ mod tests;
 
 pub use cluster::{Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, loopback_only, serve};
 pub use coordinator::Coordinator;
+pub use corpusmill_operators::causes;
 pub use corpusmill_proto::control::ListKind;
 pub use error::{CoordinatorError, RemoteKind, Result};
 pub use events::{Event, Events, Outcome, Silent, Sink};

@@ -1,6 +1,7 @@
 //! What can go wrong in an operator.
 
 use datafusion::error::DataFusionError;
+use serde::{Deserialize, Serialize};
 
 /// An error of an operator; it travels through DataFusion as `DataFusionError::External`.
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +32,8 @@ pub enum OperatorError {
         examples: String,
     },
     /// A row breaks an expectation whose action is FAIL BUILD.
-    #[error("expectation `{expectation}` is not met by {rows} row(s) of a batch, for example {examples}")]
-    Violation {
-        /// The name of the constraint.
-        expectation: String,
-        /// Rows of the batch that break it.
-        rows: usize,
-        /// A few of those rows.
-        examples: String,
-    },
+    #[error("{0}")]
+    Violation(Violation),
     /// A partition column has so many values that the shards would be tiny.
     #[error(
         "PARTITIONED BY ({columns}) gives more than {limit} partition values in one shard; partition by something coarser"
@@ -87,6 +81,18 @@ pub enum OperatorError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+/// Rows that break an expectation whose action is FAIL BUILD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("expectation `{expectation}` is not met by {rows} row(s) of a batch, for example {examples}")]
+pub struct Violation {
+    /// The name of the constraint.
+    pub expectation: String,
+    /// Rows of the batch that break it.
+    pub rows: usize,
+    /// A few of those rows.
+    pub examples: String,
 }
 
 impl OperatorError {

@@ -36,10 +36,10 @@ mod tests;
 
 pub use codec::OperatorCodec;
 pub use destination::Destination;
-pub use error::OperatorError;
+pub use error::{OperatorError, Violation};
 pub use key_functions::{key_hash_udf, key_shard_udf};
 pub use receipt::{Receipt, RowFile};
 pub use screen::{CLASS, COUNT, HASH, REASON, Reason, ReasonAction, SHARD, Screen, ScreenSpec, VERDICT, warn_column};
-pub use task_failure::{FailureCause, TaskFailure, with_sources};
+pub use task_failure::{FailureCause, TaskFailure, causes, with_sources};
 pub use write_rows::{RowSink, WriteRows};
 pub use write_shards::{ShardSink, WriteShards};

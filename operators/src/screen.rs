@@ -22,7 +22,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::OperatorError;
+use crate::{OperatorError, Violation};
 use crate::rows_file::examples;
 
 /// Column of the input and output: hash of the key, UInt64, NULL where the key is.
@@ -349,12 +349,12 @@ impl Tally {
 
     fn refuse(&self, batch: &RecordBatch, failed: &BTreeMap<usize, Vec<usize>>, keyless: &[usize]) -> Result<()> {
         if let Some((index, rows)) = failed.first_key_value() {
-            return Err(OperatorError::Violation {
+            let violation = Violation {
                 expectation: self.spec.reasons[*index].name.clone(),
                 rows: rows.len(),
                 examples: examples(batch, rows, &self.spec.keys),
-            }
-            .into());
+            };
+            return Err(OperatorError::Violation(violation).into());
         }
         if !keyless.is_empty() {
             return Err(OperatorError::NullKey {

@@ -7,7 +7,7 @@ use std::io::{Error as IoError, ErrorKind};
 use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 
-use crate::OperatorError;
+use crate::{OperatorError, Violation};
 
 /// Where the text of a failure begins and ends inside whatever the engine writes around it.
 const BEGIN: &str = "corpusmill-failure:";
@@ -36,6 +36,9 @@ pub struct TaskFailure {
     pub cause: FailureCause,
     /// The error and its causes, for a person.
     pub message: String,
+    /// The expectation that rows broke, when that is why an operator refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub violation: Option<Violation>,
 }
 
 impl TaskFailure {
@@ -43,7 +46,7 @@ impl TaskFailure {
     #[must_use]
     pub fn of(error: &DataFusionError) -> Self {
         let mut cause = FailureCause::Engine;
-        let mut message = None;
+        let (mut message, mut violation) = (None, None);
         for link in chain(error) {
             if let Some(operator) = link.downcast_ref::<OperatorError>() {
                 cause = if operator.retry() {
@@ -52,6 +55,9 @@ impl TaskFailure {
                     FailureCause::Refused
                 };
                 message = Some(with_sources(operator));
+                if let OperatorError::Violation(broken) = operator {
+                    violation = Some(broken.clone());
+                }
             } else if let Some(found) = link.downcast_ref::<IoError>().and_then(of_io) {
                 cause = found;
             } else if link.downcast_ref::<object_store::Error>().is_some_and(is_transient)
@@ -69,7 +75,11 @@ impl TaskFailure {
             end -= 1;
         }
         message.truncate(end);
-        Self { cause, message }
+        Self {
+            cause,
+            message,
+            violation,
+        }
     }
 
     /// As text of letters and digits, which no quoting and escaping on the way changes.
@@ -133,19 +143,27 @@ fn is_transient(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::Generic { .. })
 }
 
-/// An error and what caused it, on one line.
-pub fn with_sources(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
+/// What an error says, and what each of its causes adds to that.
+///
+/// An error of the engine adds nothing as a cause: the error of ours around it has said the same in better words.
+#[must_use]
+pub fn causes(error: &(dyn StdError + 'static)) -> Vec<String> {
+    let mut said = vec![error.to_string().trim_end().to_owned()];
     let mut next = error.source();
     while let Some(source) = next {
-        let cause = source.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
         next = source.source();
+        let cause = source.to_string().trim_end().to_owned();
+        if !source.is::<DataFusionError>() && !said.iter().any(|text| text.contains(&cause)) {
+            said.push(cause);
+        }
     }
-    text
+    said
+}
+
+/// An error and what caused it, on one line.
+#[must_use]
+pub fn with_sources(error: &(dyn StdError + 'static)) -> String {
+    causes(error).join(": ")
 }
 
 #[cfg(test)]
@@ -167,6 +185,41 @@ mod tests {
         assert_eq!(TaskFailure::find(&text), Some(failure));
         assert_eq!(TaskFailure::find("Job failed: corpusmill-failure:zz:"), None);
         assert_eq!(TaskFailure::find("Job failed"), None);
+    }
+
+    #[test]
+    fn a_broken_expectation_keeps_its_name_on_the_way() {
+        let broken = Violation {
+            expectation: "labelled".into(),
+            rows: 2,
+            examples: "(id = 7)".into(),
+        };
+        let failure = TaskFailure::of(&OperatorError::Violation(broken.clone()).into());
+        assert_eq!(failure.cause, FailureCause::Refused);
+        let found = TaskFailure::find(&failure.to_text()).unwrap();
+        assert_eq!(found.violation, Some(broken));
+        // What an older worker sends has no such field.
+        let old: TaskFailure = serde_json::from_str(r#"{"cause":"refused","message":"no"}"#).unwrap();
+        assert_eq!(old.violation, None);
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("statement 1: division by zero")]
+        struct Statement(#[source] DataFusionError);
+        let engine = DataFusionError::Execution("division by zero".into()).context("while sorting");
+        assert_eq!(causes(&Statement(engine)), ["statement 1: division by zero"]);
+        let store = object_store::Error::Generic {
+            store: "s3",
+            source: "503".into(),
+        };
+        let failed = OperatorError::Store {
+            path: "a/b".into(),
+            source: store,
+        };
+        let said = causes(&failed);
+        assert!(said.len() == 2 && said[1].contains("503"), "{said:?}");
     }
 
     #[test]

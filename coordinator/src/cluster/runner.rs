@@ -241,9 +241,12 @@ fn failed(step: &Step, failure: TaskFailure) -> Result<String> {
         }),
         FailureCause::Refused => Err(CoordinatorError::Operator {
             place: step.place.clone(),
-            message: failure.message.clone(),
+            source: Box::new(match failure.violation {
+                Some(violation) => OperatorError::Violation(violation).into(),
+                None => DataFusionError::Execution(failure.message.clone()),
+            }),
+            message: failure.message,
             transient: false,
-            source: Box::new(DataFusionError::Execution(failure.message)),
         }),
         FailureCause::Engine => Err(SqlError::Engine(DataFusionError::Execution(failure.message)).into()),
     }
