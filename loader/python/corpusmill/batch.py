@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ class ArrowTable:
 
     __slots__ = ("_export",)
 
-    def __init__(self, export: Any) -> None:
+    def __init__(self, export: Callable[[], tuple[object, object]]) -> None:
         self._export = export
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:

@@ -155,7 +155,8 @@ class Loader:
 
         It counts what was handed to the consumer, not what was made ahead.
         """
-        return json.loads(self._native.state())
+        state: dict[str, Any] = json.loads(self._native.state())
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where ``state_dict`` was taken, whatever the world size was then.

@@ -184,7 +184,7 @@ class Plan:
     @property
     def global_batch(self) -> int:
         """Packs or rows in a step, over all ranks."""
-        return self._arguments["global_batch"]
+        return int(self._arguments["global_batch"])
 
     @property
     def rows(self) -> dict[str, int]:
