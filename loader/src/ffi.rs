@@ -1,19 +1,17 @@
-//! The one module with `unsafe`: the buffer protocol, the Arrow C data interface, and memory maps.
+//! The one module with `unsafe`: the buffer protocol and the Arrow C data interface.
 //!
 //! Nothing outside needs to know how these work; each function states what it relies on.
 #![expect(
     unsafe_code,
-    reason = "CPython's buffer protocol, Arrow's C structs and mmap have no safe form"
+    reason = "CPython's buffer protocol and Arrow's C structs have no safe form"
 )]
 
 use std::ffi::{CStr, c_int, c_void};
-use std::fs::File;
 
 use arrow::array::{Array, RecordBatch, StructArray};
 use arrow::buffer::Buffer;
 use arrow::datatypes::Schema;
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, to_ffi};
-use bytes::Bytes;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi as py_ffi;
 use pyo3::prelude::*;
@@ -79,17 +77,6 @@ pub(crate) fn fill_buffer(
         (*view).obj = owner.into_ptr();
     }
     Ok(())
-}
-
-/// Maps a whole file for reading, and asks the kernel to fetch it at once.
-///
-/// # Errors
-/// The system's error when the file cannot be mapped.
-pub(crate) fn map_file(file: &File) -> std::io::Result<Buffer> {
-    // SAFETY: files of the block cache are written under another name, renamed into place and never changed or
-    // shortened afterwards (eviction unlinks them, which leaves mappings alone): the mapped bytes are constant.
-    let map = unsafe { memmap2::MmapOptions::new().populate().map(file)? };
-    Ok(Buffer::from(Bytes::from_owner(map)))
 }
 
 /// Exports a record batch by the Arrow PyCapsule interface.

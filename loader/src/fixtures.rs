@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::row::{RowConverter, SortField};
+use corpusmill_batches::{BatchError, Result};
 use corpusmill_corpus::{
     CorpusError, MANIFEST_FORMAT, Manifest, RowDigest, ShardFile, ShardOptions, ShardPlace, ShardWriter, SlotRange,
     StoreOptions, Warehouse, columns_of, key_hashes, partition_value, shard_of, shard_path, stored_schema, to_stored,
@@ -16,8 +17,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 use pyo3::prelude::*;
 use serde_json::json;
 
-use crate::error::{LoaderError, Result};
-use crate::filter::Predicate;
+use crate::error::LoaderError;
 
 /// How a fixture is laid out.
 struct Recipe {
@@ -52,13 +52,15 @@ fn write_corpus(
         masked,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(py.detach(|| runtime.block_on(write(warehouse, name, &batches, recipe)))?)
+    Ok(py
+        .detach(|| runtime.block_on(write(warehouse, name, &batches, recipe)))
+        .map_err(LoaderError::from)?)
 }
 
 /// The canonical text of a filter, for the tests of its parser.
 #[pyfunction]
 fn canonical_filter(text: &str) -> PyResult<String> {
-    Ok(Predicate::parse(text)?.to_string())
+    Ok(corpusmill_batches::canonical_filter(text).map_err(LoaderError::from)?)
 }
 
 /// Registers the submodule.
@@ -70,11 +72,11 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 async fn write(location: &str, name: &str, batches: &[RecordBatch], recipe: Recipe) -> Result<u64> {
-    let arrow = |what: &str| LoaderError::arrow(format!("fixture: {what}"));
+    let arrow = |what: &str| BatchError::arrow(format!("fixture: {what}"));
     let first = batches
         .first()
-        .ok_or_else(|| LoaderError::Plan("fixture: no batch, not even an empty one".into()))?;
-    std::fs::create_dir_all(location).map_err(LoaderError::io("fixture"))?;
+        .ok_or_else(|| BatchError::Plan("fixture: no batch, not even an empty one".into()))?;
+    std::fs::create_dir_all(location).map_err(BatchError::io("fixture"))?;
     let warehouse = Warehouse::open(location, &StoreOptions::new())?;
     let root = warehouse.corpus_root(name)?;
     let schema = stored_schema(&first.schema())?;
@@ -116,15 +118,15 @@ type Place = (Vec<Option<String>>, u32);
 fn placed(all: &RecordBatch, recipe: &Recipe) -> Result<BTreeMap<Place, Vec<u32>>> {
     let column = |name: &String| -> Result<ArrayRef> {
         let found = all.column_by_name(name).cloned();
-        found.ok_or_else(|| LoaderError::Plan(format!("fixture: no column `{name}`")))
+        found.ok_or_else(|| BatchError::Plan(format!("fixture: no column `{name}`")))
     };
     let keys = recipe.primary_key.iter().map(column).collect::<Result<Vec<_>>>()?;
     let hashes = key_hashes(&keys)?;
     let fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
-    let converter = RowConverter::new(fields).map_err(LoaderError::arrow("fixture keys"))?;
+    let converter = RowConverter::new(fields).map_err(BatchError::arrow("fixture keys"))?;
     let sortable = converter
         .convert_columns(&keys)
-        .map_err(LoaderError::arrow("fixture keys"))?;
+        .map_err(BatchError::arrow("fixture keys"))?;
     let partitions = recipe.partition_by.iter().map(column).collect::<Result<Vec<_>>>()?;
     let mut places: BTreeMap<Place, Vec<u32>> = BTreeMap::new();
     for (row, hash) in hashes.iter().enumerate() {
@@ -212,7 +214,7 @@ async fn commit(
 }
 
 async fn put(warehouse: &Warehouse, root: &Path, below: &str, text: String) -> Result<()> {
-    let path = Path::parse(format!("{root}/{below}")).map_err(|e| LoaderError::Plan(format!("fixture: {e}")))?;
+    let path = Path::parse(format!("{root}/{below}")).map_err(|e| BatchError::Plan(format!("fixture: {e}")))?;
     let put = warehouse.store().put(&path, PutPayload::from(text)).await;
     put.map(drop).map_err(|source| {
         CorpusError::Store {

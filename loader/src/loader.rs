@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use corpusmill_batches::{Assembler, BatchError, FieldSet, OpenPlan, Prefetcher, SlabPool, worker_threads};
 use corpusmill_stream::State;
 use pyo3::prelude::*;
 
-use crate::assemble::Assembler;
-use crate::batch::{Batch, FieldSet};
-use crate::error::{LoaderError, Result};
-use crate::plan::{OpenPlan, PyPlan, worker_threads};
-use crate::prefetch::Prefetcher;
+use crate::batch::Batch;
+use crate::error::{LoaderError, Result, check_process};
+use crate::plan::PyPlan;
 use crate::stats::Counters;
-use crate::tensor::SlabPool;
 
 /// Free buffers that are kept: those of a few batches of every field.
 const SLABS_MAX: usize = 32;
@@ -51,13 +49,8 @@ impl PyLoader {
         if let Some(ahead) = &position.ahead {
             return Ok(ahead.clone());
         }
-        let assembler = Assembler {
-            plan: self.plan.clone(),
-            rank: self.rank,
-            world: self.world,
-            fields: self.fields.clone(),
-            pool: self.pool.clone(),
-        };
+        let (plan, fields, pool) = (self.plan.clone(), self.fields.clone(), self.pool.clone());
+        let assembler = Assembler::new(plan, self.rank, self.world, fields, pool)?;
         let ahead = Arc::new(Prefetcher::start(
             assembler,
             position.step,
@@ -104,17 +97,17 @@ impl PyLoader {
         prefetch_bytes: usize,
         threads: Option<usize>,
         fields: Option<Vec<String>>,
-    ) -> PyResult<Self> {
+    ) -> Result<Self> {
         let plan = plan.0.clone();
-        plan.runtime.check_process()?;
+        check_process(&plan)?;
         let number = |what: &str, n: i64| {
-            u32::try_from(n).map_err(|_| LoaderError::Plan(format!("{what}: {n} is not a number of ranks")))
+            u32::try_from(n).map_err(|_| BatchError::Plan(format!("{what}: {n} is not a number of ranks")))
         };
         let (rank, world) = (number("rank", rank)?, number("world", world)?);
-        plan.order.check_world(rank, world).map_err(LoaderError::from)?;
+        plan.order().check_world(rank, world).map_err(LoaderError::from)?;
         let fields = match fields {
-            Some(wanted) => FieldSet::of(&plan, wanted)?,
-            None => FieldSet::all(&plan),
+            Some(wanted) => FieldSet::of(plan.shape(), wanted)?,
+            None => FieldSet::all(plan.shape()),
         };
         Ok(Self {
             plan,
@@ -134,8 +127,8 @@ impl PyLoader {
     }
 
     /// The next batch, None at the end of a finite plan. Waits without the GIL.
-    fn next(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
-        self.plan.runtime.check_process()?;
+    fn next(&self, py: Python<'_>) -> Result<Option<Batch>> {
+        check_process(&self.plan)?;
         Ok(py.detach(|| self.take())?)
     }
 
@@ -146,25 +139,25 @@ impl PyLoader {
     }
 
     /// Goes to a step from 0.
-    fn seek(&self, py: Python<'_>, step: u64) -> PyResult<()> {
-        self.plan.runtime.check_process()?;
+    fn seek(&self, py: Python<'_>, step: u64) -> Result<()> {
+        check_process(&self.plan)?;
         py.detach(|| self.go_to(step));
         Ok(())
     }
 
     /// The position as JSON.
-    fn state(&self, py: Python<'_>) -> PyResult<String> {
-        self.plan.runtime.check_process()?;
+    fn state(&self, py: Python<'_>) -> Result<String> {
+        check_process(&self.plan)?;
         let step = self.position().step;
         Ok(py.detach(|| self.plan.state(step))?.to_json())
     }
 
     /// Goes to the position that a state says.
-    fn load_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
-        self.plan.runtime.check_process()?;
+    fn load_state(&self, py: Python<'_>, state: &str) -> Result<()> {
+        check_process(&self.plan)?;
         let state = State::from_json(state).map_err(|e| {
-            let e = LoaderError::from(e);
-            LoaderError::State(format!("{}: expected what state_dict() returned", e.with_causes()))
+            let e = BatchError::from(e);
+            BatchError::State(format!("{}: expected what state_dict() returned", e.with_causes()))
         })?;
         py.detach(|| {
             let step = self.plan.resume(&state)?;
@@ -177,7 +170,7 @@ impl PyLoader {
     /// Counts since the loader was made, by the names of `corpusmill.Stats`.
     fn counters(&self) -> BTreeMap<&'static str, u64> {
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-        let (counters, blocks) = (&self.counters, self.plan.blocks.counters());
+        let (counters, blocks) = (&self.counters, self.plan.block_counters());
         let position = self.position();
         let peak = position
             .ahead

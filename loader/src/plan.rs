@@ -1,284 +1,105 @@
-//! A plan: its arguments, the corpora behind it, and the order of samples over them.
-//!
-//! ```text
-//!  Options (JSON from Python) ─▶ sources ─▶ columns checked ─▶ rows.rs: filter, classes ─▶ spec ─▶ stream::Plan
-//!                                   └──────▶ row lengths, block store
-//! ```
+//! The native side of `corpusmill.Plan`.
 
-mod found;
-mod options;
-mod python;
-mod rows;
-mod spec;
-
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
-use corpusmill_corpus::{StoreOptions, Warehouse};
-use corpusmill_stream::{Plan as Order, Shape, State, StepPlan};
+use corpusmill_batches::{BatchError, OpenPlan, Options, RowsOfStep};
+use pyo3::prelude::*;
 
-use crate::blocks::{BlockStore, DiskCache, LoaderRuntime, Projection, plain_type};
-use crate::error::{LoaderError, Result};
-use crate::kept::Kept;
-use crate::source::{RowLengths, Source};
+use crate::error::{Result, check_process};
 
-pub(crate) use options::{Options, worker_threads};
-pub(crate) use python::{Provenance, PyPlan};
+/// A plan with its corpora open.
+#[pyclass(frozen, name = "Plan", module = "corpusmill._native")]
+pub(crate) struct PyPlan(pub(crate) Arc<OpenPlan>);
 
-/// Kind of the files that keep group indices.
-const INDEX: &str = "groups";
+/// The rows of a step: source, slot and mask, and the key columns of each source's rows.
+#[pyclass(frozen, module = "corpusmill._native")]
+pub(crate) struct Provenance(RowsOfStep);
 
-/// A plan with everything open that it needs.
-pub(crate) struct OpenPlan {
-    pub(crate) options: Options,
-    pub(crate) sources: Arc<[Arc<Source>]>,
-    pub(crate) projection: Projection,
-    /// Types of the further columns in decoded blocks, in the plan's order.
-    pub(crate) column_types: Vec<(String, DataType)>,
-    pub(crate) blocks: BlockStore,
-    pub(crate) order: Order,
-    pub(crate) runtime: Arc<LoaderRuntime>,
-    kept: Option<Kept>,
-    /// What is to be logged about making the plan.
-    notes: Vec<String>,
-}
-
-impl OpenPlan {
-    /// Opens the corpora, checks the arguments against them, and works out which rows can be drawn.
-    ///
-    /// # Errors
-    /// Plan or NotFound, naming the argument; those of the corpus and stream crates.
-    pub(crate) fn open(options: Options) -> Result<Self> {
-        options.check()?;
-        let runtime = Arc::new(LoaderRuntime::new(worker_threads(None))?);
-        let warehouse = open_warehouse(&options.warehouse)?;
-        let sources: Arc<[Arc<Source>]> = runtime.block_on(open_sources(&warehouse, &options.corpora))?.into();
-        let projection = Projection {
-            tokens: options.tokens.clone(),
-            columns: options.columns.clone(),
-        };
-        let column_types = check_columns(&sources, &options)?;
-        let disk = open_cache(&options)?;
-        let lengths = RowLengths::open(&sources, options.tokens.as_deref(), runtime.clone())?;
-        let lengths = Arc::new(lengths);
-        let kept = options.cache_dir.as_ref().map(|folder| Kept::below(folder.as_ref()));
-        let scan = rows::Scan {
-            kept: kept.as_ref(),
-            skips_damage: options.masks_corrupt(),
-        };
-        let chosen = runtime.block_on(rows::choose(&sources, &options, &scan))?;
-        let notes = chosen.iter().flat_map(|c| c.notes.clone()).collect();
-        let (spec, rows) = spec::build(&options, &sources, chosen, lengths.totals()?)?;
-        let order = Order::with_rows(spec, lengths, rows)?;
-        if let Some(index) = kept.as_ref().and_then(|k| k.get(INDEX, &[order.hash()])) {
-            // An index that does not fit is worked out again.
-            let _ = order.load_index(&index);
-        }
-        let memory_max = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
-        let blocks = BlockStore::new(sources.clone(), projection.clone(), disk, memory_max, runtime.clone());
-        Ok(Self {
-            options,
-            sources,
-            projection,
-            column_types,
-            blocks,
-            order,
-            runtime,
-            kept,
-            notes,
-        })
+#[pymethods]
+impl Provenance {
+    /// Source, slot and mask of each row.
+    #[getter]
+    fn rows(&self) -> Vec<(u32, u64, bool)> {
+        self.0.rows.clone()
     }
 
-    /// The packs of all ranks in a step; `None` behind the last.
-    ///
-    /// # Errors
-    /// Those of the stream crate, among them row lengths that could not be read.
-    pub(crate) fn step(&self, step: u64) -> Result<Option<StepPlan>> {
-        Ok(self.order.step(step)?)
-    }
-
-    /// The state of a job that has delivered all steps before `step`.
-    ///
-    /// # Errors
-    /// As `step`.
-    pub(crate) fn state(&self, step: u64) -> Result<State> {
-        Ok(self.order.state(step)?)
-    }
-
-    /// The step at which a state goes on.
-    ///
-    /// # Errors
-    /// Those of the stream crate, for a state of another plan.
-    pub(crate) fn resume(&self, state: &State) -> Result<u64> {
-        Ok(self.order.resume(state)?)
-    }
-
-    /// Steps of a finite plan.
-    ///
-    /// # Errors
-    /// As `step`.
-    pub(crate) fn steps(&self) -> Result<Option<u64>> {
-        let steps = self.order.steps()?;
-        if let (Some(_), Some(_), Some(kept)) = (steps, self.sequence_length(), &self.kept)
-            && kept.get(INDEX, &[self.order.hash()]).is_none()
-        {
-            kept.put(INDEX, &[self.order.hash()], self.order.index_to_bytes());
-        }
-        Ok(steps)
-    }
-
-    /// Tokens of a packed sequence; `None` for plans that pad.
-    pub(crate) fn sequence_length(&self) -> Option<usize> {
-        match self.order.spec().shape {
-            Shape::Packed { sequence_length, .. } => Some(sequence_length as usize),
-            Shape::Fixed { .. } => None,
-        }
-    }
-
-    /// Width of the token fields of a batch whose rows have `lengths` tokens.
-    pub(crate) fn width(&self, lengths: &[i32]) -> usize {
-        let longest = || lengths.iter().copied().max().unwrap_or(0).unsigned_abs() as usize;
-        match (self.sequence_length(), self.options.padded_width()) {
-            (Some(sequence), _) => sequence,
-            (None, Some(width)) => width,
-            (None, None) => longest(),
-        }
-    }
-
-    /// Whether ids are delivered as 64-bit integers.
-    pub(crate) fn wide_ids(&self) -> bool {
-        self.options.ids == "int64"
+    /// Names and values of the key columns of source number `source`.
+    fn key_columns<'py>(&self, py: Python<'py>, source: usize) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+        let batch = &self.0.keys[source];
+        let named = batch.schema_ref().fields().iter().zip(batch.columns());
+        named
+            .map(|(f, a)| Ok((f.name().clone(), crate::batch::plain_values(py, f.name(), a)?)))
+            .collect()
     }
 }
 
-fn open_warehouse(location: &str) -> Result<Warehouse> {
-    if !location.contains("://") && !Path::new(location).is_dir() {
-        let whole = std::path::absolute(location).unwrap_or_else(|_| location.into());
-        return Err(LoaderError::NotFound(format!(
-            "warehouse: there is no folder {}: name the warehouse of a corpusmill home, such as \
-             ./corpusmill-data/warehouse, or a URL",
-            whole.display()
-        )));
+#[pymethods]
+impl PyPlan {
+    /// Makes a plan of the JSON of its arguments.
+    #[new]
+    fn new(py: Python<'_>, arguments: &str) -> Result<Self> {
+        let options: Options = serde_json::from_str(arguments)
+            .map_err(|e| BatchError::Plan(format!("an argument of the plan has the wrong type: {e}")))?;
+        Ok(Self(Arc::new(py.detach(|| OpenPlan::open(options))?)))
     }
-    let mut options = StoreOptions::new();
-    if location.starts_with("http://") {
-        // Who writes http:// has chosen it; the store's client asks for a second yes.
-        options.insert("allow_http".into(), "true".into());
+
+    #[getter]
+    fn hash(&self) -> &str {
+        self.0.order().hash()
     }
-    Ok(Warehouse::open(location, &options)?)
-}
 
-async fn open_sources(warehouse: &Warehouse, references: &[String]) -> Result<Vec<Arc<Source>>> {
-    let mut sources: Vec<Arc<Source>> = Vec::new();
-    for reference in references {
-        let source = Source::open(warehouse, reference).await?;
-        if sources.iter().any(|s| s.name == source.name) {
-            return Err(LoaderError::Plan(format!(
-                "{} is named twice: give it one weight",
-                source.name
-            )));
-        }
-        sources.push(Arc::new(source));
+    #[getter]
+    fn spec(&self) -> String {
+        self.0.order().spec().to_json()
     }
-    Ok(sources)
-}
 
-fn open_cache(options: &Options) -> Result<Option<DiskCache>> {
-    let Some(folder) = &options.cache_dir else {
-        return Ok(None);
-    };
-    DiskCache::open(folder.as_ref(), options.cache_bytes)
-        .map(Some)
-        .map_err(|e| {
-            LoaderError::Plan(format!(
-                "{e}: give cache_dir a folder that can be written, or cache_dir=\"\" for no cache"
-            ))
-        })
-}
-
-/// Checks that the token column holds tokens and the others exist, with one type over all sources.
-fn check_columns(sources: &[Arc<Source>], options: &Options) -> Result<Vec<(String, DataType)>> {
-    let mut types: Vec<(String, DataType)> = Vec::new();
-    for source in sources {
-        let names: Vec<&str> = source.schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let field = |argument: &str, name: &str| {
-            source.schema.field_with_name(name).map_err(|_| {
-                LoaderError::Plan(format!(
-                    "{argument}: {} has no column `{name}`{}",
-                    source.name,
-                    nearest(name, &names)
-                ))
-            })
-        };
-        if let Some(tokens) = &options.tokens {
-            let found = field("tokens", tokens).map_err(|e| {
-                LoaderError::Plan(format!("{e}; a plan without token ids has tokens=None and columns=[…]"))
-            })?;
-            if !is_token_list(found.data_type()) {
-                let kind = found.data_type();
-                return Err(LoaderError::Plan(format!(
-                    "tokens: column `{tokens}` of {} is {kind}, not a list of integers: make it with tokenize() in SQL",
-                    source.name
-                )));
-            }
-        }
-        for name in &options.columns {
-            let kind = plain_type(field("columns", name)?.data_type());
-            match types.iter().find(|(n, _)| n == name) {
-                None => types.push((name.clone(), kind)),
-                Some((_, known)) if *known == kind => {}
-                Some((_, known)) => {
-                    return Err(LoaderError::Plan(format!(
-                        "columns: `{name}` is {kind} in {} and {known} in {}: CAST it in one of the corpora",
-                        source.name, sources[0].name
-                    )));
-                }
-            }
-        }
+    /// What is to be logged about making the plan: blocks that a filter could not read.
+    fn notes(&self) -> Vec<String> {
+        self.0.notes().to_vec()
     }
-    options.check_fill(&types)?;
-    Ok(types)
-}
 
-fn is_token_list(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(f) => f.data_type().is_integer(),
-        _ => false,
+    #[getter]
+    fn sources(&self) -> Vec<String> {
+        self.0.sources().map(str::to_owned).collect()
     }
-}
 
-/// The position of the source that `key` stands for: as it was written in `corpora`, by full name, or by corpus.
-fn source_named(argument: &str, key: &str, sources: &[Arc<Source>], as_written: &[String]) -> Result<usize> {
-    let by = |test: &dyn Fn(usize) -> bool| {
-        let mut hits = (0..sources.len()).filter(|&i| test(i));
-        hits.next().filter(|_| hits.next().is_none())
-    };
-    let corpus = key.split('@').next().unwrap_or(key);
-    by(&|i| sources[i].name == key)
-        .or_else(|| by(&|i| as_written[i] == key))
-        .or_else(|| by(&|i| sources[i].corpus == corpus))
-        .ok_or_else(|| {
-            let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
-            LoaderError::Plan(format!(
-                "{argument}: `{key}` is none of the plan's corpora{}",
-                nearest(key, &names)
-            ))
-        })
-}
+    #[getter]
+    fn rows(&self) -> BTreeMap<String, u64> {
+        self.0
+            .order()
+            .spec()
+            .sources
+            .iter()
+            .map(|s| (s.name.clone(), s.rows()))
+            .collect()
+    }
 
-/// Says which of `known` is most like `name`, and lists them: "; did you mean `x`? There are: …".
-pub(crate) fn nearest(name: &str, known: &[&str]) -> String {
-    const LISTED: usize = 20;
-    let score = |k: &&&str| strsim::jaro_winkler(&name.to_lowercase(), &k.to_lowercase());
-    let best = known
-        .iter()
-        .max_by(|a, b| score(a).total_cmp(&score(b)))
-        .filter(|k| score(k) > 0.7);
-    let best = best
-        .map(|k| format!("; did you mean `{k}`?"))
-        .unwrap_or_else(|| ";".into());
-    let more = if known.len() > LISTED { ", …" } else { "" };
-    let list: Vec<&str> = known.iter().take(LISTED).copied().collect();
-    format!("{best} There are: {}{more}", list.join(", "))
+    /// Steps of a finite plan, None for an endless one.
+    fn steps(&self, py: Python<'_>) -> Result<Option<u64>> {
+        check_process(&self.0)?;
+        Ok(py.detach(|| self.0.steps())?)
+    }
+
+    /// What became of the documents of the first `steps` steps, or of a finite plan.
+    fn counts(&self, py: Python<'_>, steps: Option<u64>) -> Result<BTreeMap<&'static str, u64>> {
+        check_process(&self.0)?;
+        let counts = py.detach(|| self.0.counts(steps))?;
+        Ok(BTreeMap::from([
+            ("documents", counts.documents),
+            ("split", counts.split),
+            ("truncated", counts.truncated),
+            ("left_out", counts.left_out),
+            ("empty", counts.empty),
+            ("masked", counts.masked),
+            ("tokens", counts.tokens),
+            ("packs", counts.packs),
+        ]))
+    }
+
+    /// The rows of a step with their keys.
+    fn provenance(&self, py: Python<'_>, step: u64) -> Result<Provenance> {
+        check_process(&self.0)?;
+        Ok(Provenance(py.detach(|| self.0.provenance(step))?))
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::batch::BatchData;
+use corpusmill_batches::BatchData;
 
 /// What was delivered to the consumer, since the loader was made.
 #[derive(Debug, Default)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow::buffer::MutableBuffer;
 use arrow::datatypes::ArrowNativeType;
 
-use crate::blocks::DecodedBlock;
-use crate::error::{LoaderError, Result};
-use crate::tensor::{Dtype, SlabPool, Values};
+use crate::blocks::{DecodedBlock, IdRun};
+use crate::error::{BatchError, Result};
+use crate::values::{Dtype, SlabPool, Values};
 
 use super::{Documents, Layout, RowPlace};
 
@@ -15,7 +15,8 @@ use super::{Documents, Layout, RowPlace};
 pub(crate) trait Id: ArrowNativeType {
     const DTYPE: Dtype;
     fn of(value: i32) -> Self;
-    fn copy(from: &[i32], to: &mut [Self]);
+    /// Fills `to` with as many ids.
+    fn copy(from: IdRun<'_>, to: &mut [Self]);
 }
 
 impl Id for i32 {
@@ -23,8 +24,11 @@ impl Id for i32 {
     fn of(value: i32) -> Self {
         value
     }
-    fn copy(from: &[i32], to: &mut [Self]) {
-        to.copy_from_slice(from);
+    fn copy(from: IdRun<'_>, to: &mut [Self]) {
+        match from {
+            IdRun::Narrow(from) => widen(from, to),
+            IdRun::Wide(from) => to.copy_from_slice(from),
+        }
     }
 }
 
@@ -33,10 +37,17 @@ impl Id for i64 {
     fn of(value: i32) -> Self {
         i64::from(value)
     }
-    fn copy(from: &[i32], to: &mut [Self]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = i64::from(*from);
+    fn copy(from: IdRun<'_>, to: &mut [Self]) {
+        match from {
+            IdRun::Narrow(from) => widen(from, to),
+            IdRun::Wide(from) => widen(from, to),
         }
+    }
+}
+
+fn widen<S: Copy, T: From<S>>(from: &[S], to: &mut [T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = T::from(*from);
     }
 }
 
@@ -66,7 +77,7 @@ pub(crate) fn input_ids<T: Id>(
                 let offset = documents.offset[doc] as usize;
                 let tokens = block.tokens_of(place.row as usize);
                 let from = tokens.get(offset..offset + length).ok_or_else(|| {
-                    LoaderError::Corrupt(format!(
+                    BatchError::Corrupt(format!(
                         "slot {}: the row has {} tokens and its version's row lengths say at least {}: \
                          rebuild the corpus, or restore the file of row lengths",
                         documents.slot[doc],

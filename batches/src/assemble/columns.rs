@@ -11,8 +11,8 @@ use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType};
 use arrow::downcast_primitive_array;
 
 use crate::blocks::DecodedBlock;
-use crate::error::{LoaderError, Result};
-use crate::tensor::{Dtype, Values};
+use crate::error::{BatchError, Result};
+use crate::values::{Dtype, Values};
 
 use super::RowPlace;
 
@@ -48,7 +48,7 @@ pub(crate) fn gather(
     if indices.is_empty() {
         return Ok(new_null_array(data_type, 0));
     }
-    interleave(&sources, &indices).map_err(LoaderError::arrow(format!("column `{name}`")))
+    interleave(&sources, &indices).map_err(BatchError::arrow(format!("column `{name}`")))
 }
 
 /// Copies rows of fixed-size lists of numbers (embeddings) as runs of bytes; `None` where that does not apply.
@@ -105,17 +105,18 @@ fn fixed_size_rows(
 }
 
 /// The values of a number column and, where NULLs remain, which are not.
-pub(crate) struct Numbers {
-    pub(crate) values: Arc<Values>,
+pub struct Numbers {
+    /// The values, [rows] or [rows, width].
+    pub values: Arc<Values>,
     /// One byte an element, 1 for values; absent when every element is one.
-    pub(crate) valid: Option<Arc<Values>>,
+    pub valid: Option<Arc<Values>>,
 }
 
 /// Turns a primitive, boolean or fixed-size-list column into numbers.
 ///
 /// NULLs become `fill`, else NaN in float columns. Else those of masked rows become 0, and others are left to the
 /// caller as invalid. `None` for a column that is none of these types.
-pub(crate) fn numbers(array: &ArrayRef, delivered: &[u8], fill: Option<f64>) -> Option<Numbers> {
+pub fn numbers(array: &ArrayRef, delivered: &[u8], fill: Option<f64>) -> Option<Numbers> {
     let (flat, width) = match array.data_type() {
         DataType::FixedSizeList(_, width) => (
             array.as_fixed_size_list().values().clone(),

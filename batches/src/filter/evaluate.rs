@@ -8,7 +8,7 @@ use arrow::compute::{CastOptions, and_kleene, cast_with_options, is_not_null, is
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 use crate::plan::nearest;
 
 use super::{Comparison, Literal, Predicate};
@@ -16,9 +16,9 @@ use super::{Comparison, Literal, Predicate};
 /// The values that a predicate can still take for the rows of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outcomes {
-    pub(crate) can_be_true: bool,
-    pub(crate) can_be_false: bool,
-    pub(crate) can_be_null: bool,
+    pub can_be_true: bool,
+    pub can_be_false: bool,
+    pub can_be_null: bool,
 }
 
 impl Outcomes {
@@ -68,7 +68,7 @@ impl Predicate {
         for column in self.columns() {
             if schema.column_with_name(column).is_none() {
                 let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-                return Err(LoaderError::Plan(format!(
+                return Err(BatchError::Plan(format!(
                     "filter: no column `{column}`{}",
                     nearest(column, &names)
                 )));
@@ -88,7 +88,7 @@ impl Predicate {
             let array = batch.column_by_name(name);
             array
                 .cloned()
-                .ok_or_else(|| LoaderError::Plan(format!("filter: no column `{name}`")))
+                .ok_or_else(|| BatchError::Plan(format!("filter: no column `{name}`")))
         };
         match self {
             Self::Compare {
@@ -132,7 +132,7 @@ impl Predicate {
             }
             Self::Truth { column: name } => match column(name)?.as_boolean_opt() {
                 Some(flags) => Ok(flags.clone()),
-                None => Err(LoaderError::Plan(format!(
+                None => Err(BatchError::Plan(format!(
                     "filter: column `{name}` is {}, not boolean: compare it with a value",
                     column(name)?.data_type()
                 ))),
@@ -153,14 +153,14 @@ impl Predicate {
                 let start = Outcomes::of(Some(true));
                 parts
                     .iter()
-                    .try_fold(start, |all, p| Ok::<_, LoaderError>(all.and(p.outcomes(known)?)))?
+                    .try_fold(start, |all, p| Ok::<_, BatchError>(all.and(p.outcomes(known)?)))?
             }
             // a OR b = NOT (NOT a AND NOT b), in three-valued logic too.
             Self::Or(parts) => {
                 let start = Outcomes::of(Some(true));
                 let none = parts
                     .iter()
-                    .try_fold(start, |all, p| Ok::<_, LoaderError>(all.and(p.outcomes(known)?.not())))?;
+                    .try_fold(start, |all, p| Ok::<_, BatchError>(all.and(p.outcomes(known)?.not())))?;
                 none.not()
             }
             Self::Not(inner) => inner.outcomes(known)?.not(),
@@ -176,8 +176,8 @@ impl Predicate {
     }
 }
 
-fn failed(column: &str) -> impl FnOnce(ArrowError) -> LoaderError {
-    LoaderError::arrow(format!("filter on `{column}`"))
+fn failed(column: &str) -> impl FnOnce(ArrowError) -> BatchError {
+    BatchError::arrow(format!("filter on `{column}`"))
 }
 
 fn fold(
@@ -186,7 +186,7 @@ fn fold(
 ) -> Result<BooleanArray> {
     let first = parts
         .next()
-        .unwrap_or_else(|| Err(LoaderError::Plan("filter: an empty list".into())))?;
+        .unwrap_or_else(|| Err(BatchError::Plan("filter: an empty list".into())))?;
     parts.try_fold(first, |all, part| with(&all, &part?).map_err(failed("AND/OR")))
 }
 
@@ -197,7 +197,7 @@ fn as_type(name: &str, array: &ArrayRef, to: &DataType, shown: &str) -> Result<A
         ..CastOptions::default()
     };
     cast_with_options(array, to, &strict).map_err(|e| {
-        LoaderError::Plan(format!(
+        BatchError::Plan(format!(
             "filter: column `{name}` is {}, and {shown} does not fit it: {e}",
             array.data_type()
         ))
@@ -220,7 +220,7 @@ fn compare(name: &str, array: &ArrayRef, operator: Comparison, literal: &Literal
         ),
     };
     if !fits {
-        return Err(LoaderError::Plan(format!(
+        return Err(BatchError::Plan(format!(
             "filter: column `{name}` is {} and cannot be compared with {literal}: {expected}",
             array.data_type()
         )));
@@ -248,7 +248,7 @@ fn compare(name: &str, array: &ArrayRef, operator: Comparison, literal: &Literal
     )
     .map_err(|e| {
         let kind = array.data_type();
-        LoaderError::Plan(format!(
+        BatchError::Plan(format!(
             "filter: column `{name}` is {kind}, and {literal} is not a value of it: {e}"
         ))
     })?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use corpusmill_stream::Selection;
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 use crate::filter::Predicate;
 use crate::kept::Kept;
 use crate::source::{BlockPlace, Source};
@@ -21,41 +21,41 @@ use super::{nearest, source_named};
 const KIND: &str = "rows";
 
 /// How to find rows.
-pub(super) struct Scan<'a> {
+pub(crate) struct Scan<'a> {
     /// Where what was found before is kept.
-    pub(super) kept: Option<&'a Kept>,
+    pub(crate) kept: Option<&'a Kept>,
     /// Whether damaged blocks are left out rather than an error.
-    pub(super) skips_damage: bool,
+    pub(crate) skips_damage: bool,
 }
 
 /// A class of a balanced source.
-pub(super) struct ClassRows {
+pub(crate) struct ClassRows {
     /// The column's value, as text.
-    pub(super) value: String,
+    pub(crate) value: String,
     /// Its share, relative to the other classes.
-    pub(super) weight: f64,
+    pub(crate) weight: f64,
     /// Its rows.
-    pub(super) rows: Selection,
+    pub(crate) rows: Selection,
 }
 
 /// The rows of one source that can be drawn.
 #[derive(Default)]
-pub(super) struct Chosen {
+pub(crate) struct Chosen {
     /// The filter in its canonical form, with the rows that pass; absent: all rows.
-    pub(super) filter: Option<(String, Selection)>,
+    pub(crate) filter: Option<(String, Selection)>,
     /// The column and its classes.
-    pub(super) balance: Option<(String, Vec<ClassRows>)>,
+    pub(crate) balance: Option<(String, Vec<ClassRows>)>,
     /// Every class that has rows, with a weight or not.
     classes_found: BTreeSet<String>,
     /// What is to be logged: blocks that could not be read.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Works out the rows of every source.
 ///
 /// # Errors
 /// Plan for a filter or class that does not fit; those of reading.
-pub(super) async fn choose(sources: &[Arc<Source>], options: &Options, scan: &Scan<'_>) -> Result<Vec<Chosen>> {
+pub(crate) async fn choose(sources: &[Arc<Source>], options: &Options, scan: &Scan<'_>) -> Result<Vec<Chosen>> {
     for key in options.filter.keys().filter(|k| !k.is_empty()) {
         source_named("filter", key, sources, &options.corpora)?;
     }
@@ -95,7 +95,7 @@ fn predicate_of(
 fn check_class_column(source: &Source, column: &str) -> Result<()> {
     let names: Vec<&str> = source.schema.fields().iter().map(|f| f.name().as_str()).collect();
     let field = source.schema.field_with_name(column).map_err(|_| {
-        LoaderError::Plan(format!(
+        BatchError::Plan(format!(
             "balance: {} has no column `{column}`{}",
             source.name,
             nearest(column, &names)
@@ -103,7 +103,7 @@ fn check_class_column(source: &Source, column: &str) -> Result<()> {
     })?;
     let kind = field.data_type();
     if kind.is_nested() || kind.is_floating() {
-        return Err(LoaderError::Plan(format!(
+        return Err(BatchError::Plan(format!(
             "balance: column `{column}` of {} is {kind}: classes are texts, integers, booleans or dates",
             source.name
         )));
@@ -118,7 +118,7 @@ fn check_classes(column: &str, weights: &BTreeMap<String, f64>, all: &[Chosen]) 
         if !found.contains(value.as_str()) {
             let known: Vec<&str> = found.iter().copied().collect();
             let hint = nearest(value, &known);
-            return Err(LoaderError::Plan(format!(
+            return Err(BatchError::Plan(format!(
                 "balance: no row has {column} = {value}{hint}"
             )));
         }

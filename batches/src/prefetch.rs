@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 
 /// What makes the batches; called from several threads.
-pub(crate) trait Produce: Send + Sync + 'static {
+pub trait Produce: Send + Sync + 'static {
     /// What a step becomes.
     type Item: Send + 'static;
     /// Makes the item of a step, `None` behind the last step.
@@ -56,7 +56,7 @@ struct Shared<P: Produce> {
 }
 
 /// Batches made ahead from a given step on, by threads that end with it.
-pub(crate) struct Prefetcher<P: Produce> {
+pub struct Prefetcher<P: Produce> {
     shared: Arc<Shared<P>>,
     threads: Vec<JoinHandle<()>>,
     pid: u32,
@@ -67,7 +67,7 @@ impl<P: Produce> Prefetcher<P> {
     ///
     /// # Errors
     /// I/O when the system gives no thread.
-    pub(crate) fn start(producer: P, first: u64, threads: usize, bytes_max: usize) -> Result<Self> {
+    pub fn start(producer: P, first: u64, threads: usize, bytes_max: usize) -> Result<Self> {
         let progress = Progress {
             next_start: first,
             next_take: first,
@@ -97,7 +97,7 @@ impl<P: Produce> Prefetcher<P> {
             let thread = std::thread::Builder::new()
                 .name(format!("corpusmill-{worker}"))
                 .spawn(move || work(&shared, worker))
-                .map_err(LoaderError::io("start a loader thread"))?;
+                .map_err(BatchError::io("start a loader thread"))?;
             started.threads.push(thread);
         }
         Ok(started)
@@ -107,7 +107,7 @@ impl<P: Produce> Prefetcher<P> {
     ///
     /// # Errors
     /// What went wrong in that step; the next call tries the same step again.
-    pub(crate) fn take(&self) -> Result<Option<P::Item>> {
+    pub fn take(&self) -> Result<Option<P::Item>> {
         let mut progress = lock(&self.shared);
         let step = progress.next_take;
         if std::mem::take(&mut progress.failed) {
@@ -142,7 +142,7 @@ impl<P: Produce> Prefetcher<P> {
     }
 
     /// The most bytes of finished batches that were held at once.
-    pub(crate) fn bytes_peak(&self) -> usize {
+    pub fn bytes_peak(&self) -> usize {
         lock(&self.shared).bytes_peak
     }
 }
@@ -198,7 +198,7 @@ fn work<P: Produce>(shared: &Shared<P>, worker: usize) {
         // A panic must not leave the trainer waiting for ever.
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.producer.produce(worker, step)));
         let result = made.unwrap_or_else(|panic| {
-            Err(LoaderError::Panic {
+            Err(BatchError::Panic {
                 step,
                 message: panic_text(&*panic),
             })

@@ -11,8 +11,8 @@ use corpusmill_stream::{Lengths, LengthsError};
 use futures::{StreamExt, TryStreamExt};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::blocks::LoaderRuntime;
-use crate::error::{LoaderError, Result};
+use crate::blocks::ReadThreads;
+use crate::error::{BatchError, Result};
 
 /// Blocks that a scan reads side by side.
 const SCAN_BLOCKS: usize = 8;
@@ -25,26 +25,26 @@ const ATTEMPTS: u32 = 3;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockPlace {
     /// Position of the shard in slot order.
-    pub(crate) shard: usize,
+    pub shard: usize,
     /// Position of the block in its shard.
-    pub(crate) block: usize,
+    pub block: usize,
     /// Slot of its first row.
-    pub(crate) first_slot: u64,
+    pub first_slot: u64,
     /// Rows in it.
-    pub(crate) rows: u64,
+    pub rows: u64,
 }
 
 /// A corpus version that is open for reading.
 pub(crate) struct Source {
     /// `corpus@version`.
-    pub(crate) name: String,
-    pub(crate) corpus: String,
-    pub(crate) version: u64,
+    pub name: String,
+    pub corpus: String,
+    pub version: u64,
     /// Rows of the version, which are its slots.
-    pub(crate) rows: u64,
-    pub(crate) schema: SchemaRef,
-    pub(crate) blocks: Vec<BlockPlace>,
-    pub(crate) reader: Arc<CorpusReader>,
+    pub rows: u64,
+    pub schema: SchemaRef,
+    pub blocks: Vec<BlockPlace>,
+    pub reader: Arc<CorpusReader>,
     lengths: Option<LengthsReader>,
 }
 
@@ -154,7 +154,7 @@ impl Source {
         let mut named = Vec::new();
         for (column, value) in &file.partition {
             let field = self.schema.field_with_name(column);
-            let field = field.map_err(LoaderError::arrow(format!("partition column `{column}`")))?;
+            let field = field.map_err(BatchError::arrow(format!("partition column `{column}`")))?;
             named.push((
                 column.clone(),
                 partition_array(column, value.as_deref(), field.data_type(), 1)?,
@@ -163,7 +163,7 @@ impl Source {
         if named.is_empty() {
             return Ok(RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())));
         }
-        RecordBatch::try_from_iter(named).map_err(LoaderError::arrow("partition columns"))
+        RecordBatch::try_from_iter(named).map_err(BatchError::arrow("partition columns"))
     }
 
     /// Reads columns of some blocks, several at once, and hands them on in slot order, or why they could not be read.
@@ -186,8 +186,8 @@ impl Source {
                 });
                 let batch = task
                     .await
-                    .map_err(|e| LoaderError::io("scan a corpus")(std::io::Error::other(e)))?;
-                Ok::<_, LoaderError>((place, batch))
+                    .map_err(|e| BatchError::io("scan a corpus")(std::io::Error::other(e)))?;
+                Ok::<_, BatchError>((place, batch))
             }
         };
         let mut batches = futures::stream::iter(places).map(read).buffered(SCAN_BLOCKS);
@@ -201,7 +201,7 @@ impl Source {
 /// Lengths of the token column of every source, fetched in runs when they are first needed.
 pub(crate) struct RowLengths {
     sources: Vec<Option<SourceLengths>>,
-    runtime: Arc<LoaderRuntime>,
+    runtime: Arc<ReadThreads>,
 }
 
 struct SourceLengths {
@@ -215,7 +215,7 @@ impl RowLengths {
     ///
     /// # Errors
     /// Those of the corpus crate, when a version has no row lengths of that column.
-    pub(crate) fn open(sources: &[Arc<Source>], column: Option<&str>, runtime: Arc<LoaderRuntime>) -> Result<Self> {
+    pub(crate) fn open(sources: &[Arc<Source>], column: Option<&str>, runtime: Arc<ReadThreads>) -> Result<Self> {
         let mut opened = Vec::new();
         for source in sources {
             let Some(column) = column.filter(|_| source.rows > 0) else {
@@ -223,7 +223,7 @@ impl RowLengths {
                 continue;
             };
             let reader = source.lengths.clone().ok_or_else(|| {
-                LoaderError::Plan(format!(
+                BatchError::Plan(format!(
                     "{} has no row lengths: rebuild it with this release",
                     source.name
                 ))
@@ -275,7 +275,7 @@ impl RowLengths {
 ///
 /// # Errors
 /// `e` itself, when another attempt is of no use or there were enough.
-async fn before_retry(e: LoaderError, attempt: &mut u32) -> Result<()> {
+async fn before_retry(e: BatchError, attempt: &mut u32) -> Result<()> {
     if !e.retry() || *attempt == ATTEMPTS {
         return Err(e);
     }

@@ -20,8 +20,8 @@ use arrow_ipc::writer::FileWriter;
 use arrow_ipc::{Block, convert::fb_to_schema, root_as_footer};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::error::{LoaderError, Result};
-use crate::ffi::map_file;
+use super::map::map_file;
+use crate::error::{BatchError, Result};
 
 /// Key of the footer's metadata that holds `BYTES:XXH3` of everything before the footer.
 const CHECKSUM_KEY: &str = "corpusmill.xxh3";
@@ -45,7 +45,7 @@ impl DiskCache {
     /// # Errors
     /// I/O when the folder cannot be made or listed.
     pub(crate) fn open(folder: &Path, bytes_max: u64) -> Result<Self> {
-        let failed = |e| LoaderError::io(format!("block cache {}", folder.display()))(e);
+        let failed = |e| BatchError::io(format!("block cache {}", folder.display()))(e);
         fs::create_dir_all(folder).map_err(failed)?;
         let cache = Self {
             folder: folder.to_owned(),
@@ -106,13 +106,13 @@ impl DiskCache {
             Ok(bytes) => {
                 if self.bytes_used.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bytes_max {
                     self.evict()
-                        .map_err(LoaderError::io(format!("block cache {}", self.folder.display())))?;
+                        .map_err(BatchError::io(format!("block cache {}", self.folder.display())))?;
                 }
                 Ok(())
             }
             Err(e) => {
                 let _ = fs::remove_file(&partial);
-                Err(LoaderError::io(format!("block cache {}", self.folder.display()))(e))
+                Err(BatchError::io(format!("block cache {}", self.folder.display()))(e))
             }
         }
     }

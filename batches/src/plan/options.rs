@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, Float64Array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::DataType;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 
 /// Worker threads of a loader when nothing is said: more rarely help one rank.
 const THREADS_MAX: usize = 4;
 
-/// See `corpusmill.Plan` for the meaning of each.
-#[derive(Clone, Debug, Deserialize)]
+/// The arguments of a plan; see `corpusmill.Plan` in Python for the meaning of each.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Options {
+pub struct Options {
     pub(crate) corpora: Vec<String>,
     pub(crate) weights: Option<BTreeMap<String, f64>>,
     pub(crate) warehouse: String,
@@ -51,14 +51,14 @@ impl Options {
     ///
     /// # Errors
     /// Plan, naming the argument and what it takes.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         one_of("long", &self.long, &["split", "truncate", "drop"])?;
         one_of("pad", &self.pad, &["longest", "max"])?;
         one_of("ids", &self.ids, &["int32", "int64"])?;
         one_of("until", &self.until, &["all", "first"])?;
         one_of("last_batch", &self.last_batch, &["partial", "drop"])?;
         one_of("on_corrupt", &self.on_corrupt, &["raise", "mask"])?;
-        let refuse = |message: &str| Err(LoaderError::Plan(message.to_owned()));
+        let refuse = |message: &str| Err(BatchError::Plan(message.to_owned()));
         if self.corpora.is_empty() {
             return refuse("corpus: name at least one, such as \"mod_text@41\"");
         }
@@ -80,7 +80,7 @@ impl Options {
         let mut seen = std::collections::BTreeSet::new();
         for name in &self.columns {
             if !seen.insert(name) || self.tokens.as_ref() == Some(name) {
-                return Err(LoaderError::Plan(format!(
+                return Err(BatchError::Plan(format!(
                     "columns: `{name}` is there twice (tokens count)"
                 )));
             }
@@ -92,12 +92,12 @@ impl Options {
     ///
     /// # Errors
     /// Plan, naming the column and its type.
-    pub(crate) fn check_fill(&self, types: &[(String, DataType)]) -> Result<()> {
+    pub fn check_fill(&self, types: &[(String, DataType)]) -> Result<()> {
         for (name, value) in &self.fill {
             let Some((_, kind)) = types.iter().find(|(n, _)| n == name) else {
                 let known: Vec<&str> = types.iter().map(|(n, _)| n.as_str()).collect();
                 let hint = super::nearest(name, &known);
-                return Err(LoaderError::Plan(format!(
+                return Err(BatchError::Plan(format!(
                     "fill: `{name}` is not among the columns{hint}"
                 )));
             };
@@ -116,8 +116,8 @@ impl Options {
             );
             let exact = !element.is_integer() || value.fract() == 0.0;
             let fits = exact && (element.is_temporal() || cast.is_ok_and(|c| c.is_valid(0)));
-            if !fits || crate::tensor::Dtype::of(element).is_none() {
-                return Err(LoaderError::Plan(format!(
+            if !fits || crate::values::Dtype::of(element).is_none() {
+                return Err(BatchError::Plan(format!(
                     "fill: {value} is not a value of column `{name}`, which is {kind}"
                 )));
             }
@@ -126,12 +126,12 @@ impl Options {
     }
 
     /// Width that every row is padded to; `None`: the longest of the batch.
-    pub(crate) fn padded_width(&self) -> Option<usize> {
+    pub fn padded_width(&self) -> Option<usize> {
         self.max_length.filter(|_| self.pad == "max").map(|n| n as usize)
     }
 
     /// Whether rows of damaged blocks arrive as mask.
-    pub(crate) fn masks_corrupt(&self) -> bool {
+    pub fn masks_corrupt(&self) -> bool {
         self.on_corrupt == "mask"
     }
 }
@@ -141,14 +141,14 @@ fn one_of(argument: &str, value: &str, allowed: &[&str]) -> Result<()> {
         return Ok(());
     }
     let allowed: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
-    Err(LoaderError::Plan(format!(
+    Err(BatchError::Plan(format!(
         "{argument}: {value:?} is not one of {}",
         allowed.join(", ")
     )))
 }
 
 /// The number of worker threads: as asked for, else the machine's cores, at most 4.
-pub(crate) fn worker_threads(asked: Option<usize>) -> usize {
+pub fn worker_threads(asked: Option<usize>) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     asked.unwrap_or(cores.min(THREADS_MAX)).max(1)
 }

@@ -8,54 +8,91 @@
 //! A block is loaded once however many threads ask for it; missing blocks of a step are loaded side by side.
 
 mod disk;
+mod map;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, UInt16Array};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, UInt16Type};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 use crate::source::{BlockPlace, Source};
 
 pub(crate) use disk::DiskCache;
 
 /// Version of what cached files hold: raised when `normalised` changes.
-const CACHE_FORMAT: u8 = 1;
+const CACHE_FORMAT: u8 = 2;
+
+/// Token ids of a block: in two bytes where all of them fit, which halves what is written, mapped and kept open.
+#[derive(Debug)]
+enum Ids {
+    Narrow(ScalarBuffer<u16>),
+    Wide(ScalarBuffer<i32>),
+}
+
+/// Token ids of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IdRun<'a> {
+    Narrow(&'a [u16]),
+    Wide(&'a [i32]),
+}
+
+impl IdRun<'_> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Narrow(ids) => ids.len(),
+            Self::Wide(ids) => ids.len(),
+        }
+    }
+
+    /// Those of a range; none where it reaches beyond the last.
+    pub(crate) fn get(&self, range: Range<usize>) -> Option<Self> {
+        match self {
+            Self::Narrow(ids) => ids.get(range).map(Self::Narrow),
+            Self::Wide(ids) => ids.get(range).map(Self::Wide),
+        }
+    }
+}
 
 /// One block as batches are made of it.
 #[derive(Debug)]
 pub(crate) struct DecodedBlock {
-    tokens: Option<(OffsetBuffer<i32>, ScalarBuffer<i32>)>,
+    tokens: Option<(OffsetBuffer<i32>, Ids)>,
     /// The plan's further columns, in its order.
-    pub(crate) columns: Vec<ArrayRef>,
+    pub columns: Vec<ArrayRef>,
     bytes: usize,
 }
 
 impl DecodedBlock {
     /// Tokens of a row; none for a plan without tokens and for a row beyond the block.
-    pub(crate) fn tokens_of(&self, row: usize) -> &[i32] {
-        let Some((offsets, values)) = &self.tokens else {
-            return &[];
+    pub(crate) fn tokens_of(&self, row: usize) -> IdRun<'_> {
+        let run = || {
+            let (offsets, ids) = self.tokens.as_ref()?;
+            let [start, end] = *offsets.get(row..row + 2)?.as_array()?;
+            let range = start as usize..end as usize;
+            match ids {
+                Ids::Narrow(ids) => ids.get(range).map(IdRun::Narrow),
+                Ids::Wide(ids) => ids.get(range).map(IdRun::Wide),
+            }
         };
-        match offsets.get(row..row + 2) {
-            Some([start, end]) => &values[*start as usize..*end as usize],
-            _ => &[],
-        }
+        run().unwrap_or(IdRun::Wide(&[]))
     }
 }
 
 /// Which columns a plan reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Projection {
-    pub(crate) tokens: Option<String>,
-    pub(crate) columns: Vec<String>,
+    pub tokens: Option<String>,
+    pub columns: Vec<String>,
 }
 
 impl Projection {
@@ -74,8 +111,8 @@ impl Projection {
 /// A block of a plan: the source's position, and the block's in that source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct BlockId {
-    pub(crate) source: u32,
-    pub(crate) block: u32,
+    pub source: u32,
+    pub block: u32,
 }
 
 type Cell = Arc<OnceCell<Arc<DecodedBlock>>>;
@@ -95,11 +132,15 @@ struct Memory {
 
 /// How blocks were come by, since the store was made.
 #[derive(Debug, Default)]
-pub(crate) struct BlockCounters {
-    pub(crate) read: AtomicU64,
-    pub(crate) read_bytes: AtomicU64,
-    pub(crate) mapped: AtomicU64,
-    pub(crate) open: AtomicU64,
+pub struct BlockCounters {
+    /// Blocks read from the warehouse.
+    pub read: AtomicU64,
+    /// Their bytes, decoded.
+    pub read_bytes: AtomicU64,
+    /// Blocks mapped from the local cache.
+    pub mapped: AtomicU64,
+    /// Blocks found open.
+    pub open: AtomicU64,
 }
 
 struct Reading {
@@ -115,28 +156,28 @@ pub(crate) struct BlockStore {
     reading: Arc<Reading>,
     memory: Mutex<Memory>,
     memory_max: usize,
-    runtime: Arc<LoaderRuntime>,
+    runtime: Arc<ReadThreads>,
 }
 
 /// Threads that read and decode; left alone in a process that was forked, where they do not exist.
-pub(crate) struct LoaderRuntime {
+pub struct ReadThreads {
     /// Present until it is dropped.
     runtime: Option<Runtime>,
     pid: u32,
 }
 
-impl LoaderRuntime {
+impl ReadThreads {
     /// Starts `threads` threads.
     ///
     /// # Errors
     /// I/O when the system gives no threads.
-    pub(crate) fn new(threads: usize) -> Result<Self> {
+    pub fn new(threads: usize) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("corpusmill-read")
             .enable_all()
             .build()
-            .map_err(LoaderError::io("start the loader's threads"))?;
+            .map_err(BatchError::io("start the loader's threads"))?;
         Ok(Self {
             runtime: Some(runtime),
             pid: std::process::id(),
@@ -148,7 +189,7 @@ impl LoaderRuntime {
     }
 
     /// Runs a future to its end on the calling thread, which is not one of the runtime's.
-    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime().block_on(future)
     }
 
@@ -156,17 +197,17 @@ impl LoaderRuntime {
     ///
     /// # Errors
     /// Fork, with both process ids.
-    pub(crate) fn check_process(&self) -> Result<()> {
+    pub fn check_process(&self) -> Result<()> {
         let here = std::process::id();
         if here == self.pid {
             Ok(())
         } else {
-            Err(LoaderError::Fork { made: self.pid, here })
+            Err(BatchError::Fork { made: self.pid, here })
         }
     }
 }
 
-impl Drop for LoaderRuntime {
+impl Drop for ReadThreads {
     fn drop(&mut self) {
         let runtime = self.runtime.take();
         if self.pid != std::process::id() {
@@ -184,7 +225,7 @@ impl BlockStore {
         projection: Projection,
         disk: Option<DiskCache>,
         memory_max: usize,
-        runtime: Arc<LoaderRuntime>,
+        runtime: Arc<ReadThreads>,
     ) -> Self {
         let counters = Arc::new(BlockCounters::default());
         let reading = Reading {
@@ -217,7 +258,7 @@ impl BlockStore {
         let missing: Vec<usize> = (0..ids.len()).filter(|&i| cells[i].get().is_none()).collect();
         let hits = (ids.len() - missing.len()) as u64;
         self.reading.counters.open.fetch_add(hits, Ordering::Relaxed);
-        let mut failed: HashMap<usize, LoaderError> = HashMap::new();
+        let mut failed: HashMap<usize, BatchError> = HashMap::new();
         if !missing.is_empty() {
             let tasks: Vec<_> = missing
                 .iter()
@@ -227,7 +268,7 @@ impl BlockStore {
                 for (i, task) in tasks {
                     let outcome = task.await.unwrap_or_else(|e| {
                         let source = std::io::Error::other(e);
-                        Err(LoaderError::Io {
+                        Err(BatchError::Io {
                             context: "read a block".into(),
                             source,
                         })
@@ -243,7 +284,7 @@ impl BlockStore {
             Some(e) => Err(e),
             None => cells[i].get().cloned().ok_or_else(|| {
                 let source = std::io::Error::other("the block was not loaded");
-                LoaderError::Io {
+                BatchError::Io {
                     context: "read a block".into(),
                     source,
                 }
@@ -324,7 +365,7 @@ impl Reading {
         let batch = normalised(&batch, &self.projection)?;
         let block = self
             .opened(&batch)
-            .ok_or_else(|| LoaderError::Plan("a block lacks the plan's columns".into()))?;
+            .ok_or_else(|| BatchError::Plan("a block lacks the plan's columns".into()))?;
         self.counters.read.fetch_add(1, Ordering::Relaxed);
         self.counters
             .read_bytes
@@ -361,8 +402,12 @@ impl Reading {
             None => None,
             Some(name) => {
                 let list = batch.column_by_name(name)?.as_list_opt::<i32>()?;
-                let values = list.values().as_primitive_opt::<Int32Type>()?;
-                Some((list.offsets().clone(), values.values().clone()))
+                let values = list.values();
+                let ids = match values.as_primitive_opt::<UInt16Type>() {
+                    Some(narrow) => Ids::Narrow(narrow.values().clone()),
+                    None => Ids::Wide(values.as_primitive_opt::<Int32Type>()?.values().clone()),
+                };
+                Some((list.offsets().clone(), ids))
             }
         };
         let columns: Option<Vec<ArrayRef>> = self
@@ -386,7 +431,7 @@ impl Reading {
 }
 
 /// The type that a column of a corpus has in decoded blocks: plain layouts, so that rows are runs of bytes.
-pub(crate) fn plain_type(data_type: &DataType) -> DataType {
+pub fn plain_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
@@ -399,7 +444,30 @@ pub(crate) fn plain_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// Brings a block to the types that batches are made of: tokens to `List<Int32>`, views and dictionaries to plain.
+fn list_of(item: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(item, true)))
+}
+
+/// Brings `List<Int32>` to `List<UInt16>` where every id fits.
+fn narrowed(lists: ArrayRef) -> ArrayRef {
+    let list = lists.as_list::<i32>();
+    let ids = list.values().as_primitive::<Int32Type>().values();
+    // Negative ids have the high bits set too. A fold without a way out is what the compiler vectorises.
+    let is_narrow = ids.iter().fold(0u32, |all, id| all | *id as u32) <= u32::from(u16::MAX);
+    if !is_narrow {
+        return lists;
+    }
+    let narrow: Vec<u16> = ids.iter().map(|id| *id as u16).collect();
+    let field = Arc::new(Field::new_list_field(DataType::UInt16, true));
+    let values = Arc::new(UInt16Array::from(narrow));
+    match ListArray::try_new(field, list.offsets().clone(), values, list.nulls().cloned()) {
+        Ok(narrow) => Arc::new(narrow),
+        Err(_) => lists,
+    }
+}
+
+/// Brings a block to the types that batches are made of: tokens to `List<UInt16>` or `List<Int32>`, views and
+/// dictionaries to plain.
 fn normalised(batch: &RecordBatch, projection: &Projection) -> Result<RecordBatch> {
     let strict = CastOptions {
         safe: false,
@@ -409,10 +477,10 @@ fn normalised(batch: &RecordBatch, projection: &Projection) -> Result<RecordBatc
     let mut columns = Vec::new();
     for name in projection.names() {
         let found = batch.schema_ref().column_with_name(name);
-        let (at, field) = found.ok_or_else(|| LoaderError::Plan(format!("a block has no column `{name}`")))?;
+        let (at, field) = found.ok_or_else(|| BatchError::Plan(format!("a block has no column `{name}`")))?;
         let is_tokens = projection.tokens.as_deref() == Some(name);
         let to = if is_tokens {
-            DataType::List(Arc::new(Field::new_list_field(DataType::Int32, true)))
+            list_of(DataType::Int32)
         } else {
             plain_type(field.data_type())
         };
@@ -422,14 +490,15 @@ fn normalised(batch: &RecordBatch, projection: &Projection) -> Result<RecordBatc
         } else {
             cast_with_options(column, &to, &strict)
         };
-        let column = cast.map_err(LoaderError::arrow(format!("column `{name}`")))?;
+        let column = cast.map_err(BatchError::arrow(format!("column `{name}`")))?;
         if is_tokens && column.as_list::<i32>().values().null_count() > 0 {
-            return Err(LoaderError::Plan(format!(
+            return Err(BatchError::Plan(format!(
                 "column `{name}` has NULL among its token ids: filter them in SQL"
             )));
         }
-        fields.push(Field::new(name, to, true));
+        let column = if is_tokens { narrowed(column) } else { column };
+        fields.push(Field::new(name, column.data_type().clone(), true));
         columns.push(column);
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(LoaderError::arrow("a block"))
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(BatchError::arrow("a block"))
 }

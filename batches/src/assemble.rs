@@ -10,24 +10,24 @@
 pub(crate) mod columns;
 pub(crate) mod tokens;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use corpusmill_stream::{Piece, StepPlan};
 
 use crate::batch::{BatchData, FieldSet};
 use crate::blocks::{BlockId, DecodedBlock};
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 use crate::plan::OpenPlan;
 use crate::prefetch::Produce;
-use crate::tensor::{SlabPool, Values};
+use crate::values::{SlabPool, Values};
 
 /// Rows and columns of the token fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub struct Layout {
     /// Packs or samples.
-    pub(crate) rows: usize,
+    pub rows: usize,
     /// Tokens of a row, padding included.
-    pub(crate) width: usize,
+    pub width: usize,
 }
 
 /// The blocks of a step; `None` for those whose rows arrive as mask.
@@ -36,29 +36,29 @@ pub(crate) type Blocks = Vec<Option<Arc<DecodedBlock>>>;
 /// Where a row of the batch is: which of the step's blocks (none: masked), and the row in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowPlace {
-    pub(crate) block: Option<u32>,
-    pub(crate) row: u32,
+    pub block: Option<u32>,
+    pub row: u32,
 }
 
 /// The documents (or samples) of a batch, a place in each vector for each.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Documents {
+pub struct Documents {
     /// The row of the token fields that holds it.
-    pub(crate) pack: Vec<i32>,
+    pub pack: Vec<i32>,
     /// Its number in that row.
-    pub(crate) number: Vec<i32>,
+    pub number: Vec<i32>,
     /// Where it begins in the row.
-    pub(crate) start: Vec<i32>,
+    pub start: Vec<i32>,
     /// Tokens of it in this batch.
-    pub(crate) length: Vec<i32>,
+    pub length: Vec<i32>,
     /// Its first token here: above 0 for later pieces of a split document.
-    pub(crate) offset: Vec<i32>,
+    pub offset: Vec<i32>,
     /// Position of its source in the plan.
-    pub(crate) source: Vec<i32>,
+    pub source: Vec<i32>,
     /// Its slot in the version.
-    pub(crate) slot: Vec<i64>,
+    pub slot: Vec<i64>,
     /// 1, or 0 for a row that arrives as mask.
-    pub(crate) delivered: Vec<u8>,
+    pub delivered: Vec<u8>,
 }
 
 impl Documents {
@@ -83,12 +83,12 @@ impl Documents {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.pack.len()
     }
 
     /// First element and number of elements of a document in a flattened token field.
-    pub(crate) fn span(&self, doc: usize, layout: Layout) -> (usize, usize) {
+    pub fn span(&self, doc: usize, layout: Layout) -> (usize, usize) {
         (
             self.pack[doc] as usize * layout.width + self.start[doc] as usize,
             self.length[doc] as usize,
@@ -96,18 +96,18 @@ impl Documents {
     }
 
     /// Number of the document in its pack.
-    pub(crate) fn number_in_pack(&self, doc: usize) -> i32 {
+    pub fn number_in_pack(&self, doc: usize) -> i32 {
         self.number[doc]
     }
 }
 
 /// Makes the batches of one rank.
-pub(crate) struct Assembler {
-    pub(crate) plan: Arc<OpenPlan>,
-    pub(crate) rank: u32,
-    pub(crate) world: u32,
-    pub(crate) fields: FieldSet,
-    pub(crate) pool: Arc<SlabPool>,
+pub struct Assembler {
+    plan: Arc<OpenPlan>,
+    rank: u32,
+    world: u32,
+    fields: FieldSet,
+    pool: Arc<SlabPool>,
 }
 
 impl Produce for Assembler {
@@ -129,6 +129,21 @@ impl Produce for Assembler {
 }
 
 impl Assembler {
+    /// Makes the batches of rank `rank` of `world`, with `fields` made ahead; memory comes from `pool`.
+    ///
+    /// # Errors
+    /// Plan for a world size that does not divide the global batch, or a rank outside of it.
+    pub fn new(plan: Arc<OpenPlan>, rank: u32, world: u32, fields: FieldSet, pool: Arc<SlabPool>) -> Result<Self> {
+        plan.order.check_world(rank, world)?;
+        Ok(Self {
+            plan,
+            rank,
+            world,
+            fields,
+            pool,
+        })
+    }
+
     fn assemble(&self, step: &StepPlan) -> Result<BatchData> {
         let plan = &self.plan;
         let mut documents = Documents::of(step, |source, slot| plan.sources[source as usize].is_masked(slot));
@@ -153,16 +168,17 @@ impl Assembler {
         for (number, (name, data_type)) in plan.column_types.iter().enumerate() {
             gathered.push(columns::gather(name, data_type, number, &places, &blocks)?);
         }
-        Ok(BatchData::new(
-            plan.clone(),
-            step.step,
+        Ok(BatchData {
+            shape: plan.shape.clone(),
+            step: step.step,
             layout,
             documents,
             input_ids,
-            gathered,
+            columns: gathered,
             notes,
-            self.pool.clone(),
-        ))
+            pool: self.pool.clone(),
+            made: Mutex::default(),
+        })
     }
 
     fn input_ids(
@@ -173,7 +189,7 @@ impl Assembler {
         layout: Layout,
     ) -> Result<Arc<Values>> {
         let pad_id = self.plan.options.pad_id;
-        if self.plan.wide_ids() {
+        if self.plan.shape.wide_ids {
             tokens::input_ids::<i64>(documents, places, blocks, layout, pad_id, &self.pool)
         } else {
             tokens::input_ids::<i32>(documents, places, blocks, layout, pad_id, &self.pool)
@@ -193,7 +209,7 @@ impl Assembler {
                 }
                 Err(e) if e.is_damage() => {
                     let advice = "on_corrupt=\"mask\" goes on without its rows";
-                    return Err(LoaderError::Corrupt(format!("{e} ({advice})")));
+                    return Err(BatchError::Corrupt(format!("{e} ({advice})")));
                 }
                 Err(e) => return Err(e),
             }
@@ -212,7 +228,7 @@ fn locate(plan: &OpenPlan, pieces: &[Piece], delivered: &[u8]) -> Result<(Vec<Bl
         }
         let source = &plan.sources[piece.source as usize];
         let (block, row) = source.place_of(piece.slot).ok_or_else(|| {
-            LoaderError::Plan(format!(
+            BatchError::Plan(format!(
                 "slot {} is not in {}, which has {} rows",
                 piece.slot, source.name, source.rows
             ))

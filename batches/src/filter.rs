@@ -12,6 +12,16 @@ mod parse;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::error::Result;
+
+/// The canonical text of a filter: what its plan's hash is over.
+///
+/// # Errors
+/// Plan, with the place in the text.
+pub fn canonical_filter(text: &str) -> Result<String> {
+    Ok(Predicate::parse(text)?.to_string())
+}
+
 /// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {

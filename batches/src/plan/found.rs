@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use corpusmill_stream::Selection;
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 use crate::filter::Predicate;
 use crate::source::BlockPlace;
 
@@ -18,15 +18,15 @@ const CLASSES_MAX: usize = 1000;
 
 /// What a scan has found so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct RowsFound {
+pub(crate) struct RowsFound {
     /// A bit for each slot that passes the filter.
-    pub(super) words: Vec<u64>,
+    pub(crate) words: Vec<u64>,
     /// Slots that pass, ascending, by class.
-    pub(super) by_class: BTreeMap<String, Vec<u64>>,
+    pub(crate) by_class: BTreeMap<String, Vec<u64>>,
 }
 
 impl RowsFound {
-    pub(super) fn new(slots: u64) -> Self {
+    pub(crate) fn new(slots: u64) -> Self {
         Self {
             words: vec![0; slots.div_ceil(64) as usize],
             by_class: BTreeMap::new(),
@@ -37,13 +37,13 @@ impl RowsFound {
         self.words[(slot / 64) as usize] |= 1 << (slot % 64);
     }
 
-    pub(super) fn pass_all(&mut self, place: &BlockPlace) {
+    pub(crate) fn pass_all(&mut self, place: &BlockPlace) {
         for slot in place.first_slot..place.first_slot + place.rows {
             self.pass(slot);
         }
     }
 
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         place: &BlockPlace,
         batch: &RecordBatch,
@@ -56,7 +56,7 @@ impl RowsFound {
         };
         let classes = match class_column.and_then(|c| batch.column_by_name(c).map(|a| (c, a))) {
             Some((name, array)) => {
-                Some(cast(array, &DataType::Utf8).map_err(LoaderError::arrow(format!("balance on `{name}`")))?)
+                Some(cast(array, &DataType::Utf8).map_err(BatchError::arrow(format!("balance on `{name}`")))?)
             }
             None => None,
         };
@@ -77,7 +77,7 @@ impl RowsFound {
                     Some(slots) => slots.push(slot),
                     None if known == CLASSES_MAX => {
                         let column = class_column.unwrap_or_default();
-                        return Err(LoaderError::Plan(format!(
+                        return Err(BatchError::Plan(format!(
                             "balance: column `{column}` has more than {CLASSES_MAX} values: it tells rows apart, \
                              not classes"
                         )));
@@ -90,7 +90,7 @@ impl RowsFound {
     }
 
     /// The classes with their weights: equal ones if none are given, else those that are given.
-    pub(super) fn classes(&mut self, slots: u64, weights: &BTreeMap<String, f64>) -> Vec<ClassRows> {
+    pub(crate) fn classes(&mut self, slots: u64, weights: &BTreeMap<String, f64>) -> Vec<ClassRows> {
         let weight = |value: &str| {
             if weights.is_empty() {
                 Some(1.0)
@@ -115,7 +115,7 @@ impl RowsFound {
 impl RowsFound {
     /// Little-endian: the words, number of classes, then of each: length of the value, the value, number of slots, the
     /// slots. Numbers are 64-bit.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let word = |n: u64| n.to_le_bytes();
         bytes.extend(self.words.iter().flat_map(|w| w.to_le_bytes()));
@@ -130,7 +130,7 @@ impl RowsFound {
     }
 
     /// Reads what `to_bytes` wrote for a version of `slots` slots; `None` if it is anything else.
-    pub(super) fn from_bytes(mut bytes: &[u8], slots: u64) -> Option<Self> {
+    pub(crate) fn from_bytes(mut bytes: &[u8], slots: u64) -> Option<Self> {
         fn take<'a>(bytes: &mut &'a [u8], count: u64) -> Option<&'a [u8]> {
             let (head, rest) = bytes.split_at_checked(usize::try_from(count).ok()?)?;
             *bytes = rest;

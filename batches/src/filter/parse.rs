@@ -1,6 +1,6 @@
 //! From the text of a filter to a `Predicate`: a tokenizer and a recursive-descent parser.
 
-use crate::error::{LoaderError, Result};
+use crate::error::{BatchError, Result};
 
 use super::{Comparison, Literal, Predicate};
 
@@ -35,9 +35,9 @@ impl Token {
     }
 }
 
-fn failed(text: &str, at: usize, message: &str) -> LoaderError {
+fn failed(text: &str, at: usize, message: &str) -> BatchError {
     let column = text[..at.min(text.len())].chars().count() + 1;
-    LoaderError::Plan(format!("filter, character {column}: {message}, in: {text}"))
+    BatchError::Plan(format!("filter, character {column}: {message}, in: {text}"))
 }
 
 fn tokens(text: &str) -> Result<Vec<(usize, Token)>> {
@@ -191,7 +191,7 @@ impl Parser<'_> {
         token
     }
 
-    fn error(&self, message: &str) -> LoaderError {
+    fn error(&self, message: &str) -> BatchError {
         failed(self.text, self.tokens[self.next].0, message)
     }
 

@@ -22,7 +22,7 @@ const GROUP_TURNS: u32 = 2048;
 ///
 /// # Errors
 /// Plan for weights that name no source.
-pub(super) fn build(
+pub(crate) fn build(
     options: &Options,
     sources: &[Arc<Source>],
     chosen: Vec<Chosen>,
