@@ -107,7 +107,7 @@ impl Plan {
     /// The packs of all ranks in `step`; `None` after the last step of a finite plan.
     ///
     /// # Errors
-    /// [`Error::NothingToPack`] if an endless plan has no document that fits.
+    /// [`Error::NothingToPack`] if no document of the plan fits a sequence.
     pub fn step(&self, step: u64) -> Result<Option<StepPlan>> {
         let mut memory = self.memory();
         let Some((mut number, mut from)) = self.locate(&mut memory, self.first_pack(step))? else {

@@ -60,7 +60,10 @@ impl Plan {
     pub(super) fn extend(&self, memory: &mut Memory) -> Result<()> {
         let number = memory.index.next_group();
         let turns = u64::from(self.spec.group_turns);
-        if memory.arrangement.end().is_some_and(|end| end <= number * turns) {
+        if let Some(end) = memory.arrangement.end().filter(|end| *end <= number * turns) {
+            if end > 0 && memory.index.packs() == 0 {
+                return self.nothing_to_pack(0, end);
+            }
             memory.index.set_complete();
             return Ok(());
         }
@@ -69,17 +72,21 @@ impl Plan {
         memory.barren = if packs == 0 { memory.barren + 1 } else { 0 };
         let epochs = self.strata.iter().map(Stratum::rows).sum::<u64>().div_ceil(turns);
         if memory.arrangement.end().is_none() && memory.barren > (2 * epochs).max(1024) {
-            let turn = (number + 1 - memory.barren) * turns;
-            let Shape::Packed { sequence_length, .. } = self.spec.shape else {
-                return Ok(());
-            };
-            return Err(Error::NothingToPack {
-                turn,
-                turns: memory.barren * turns,
-                sequence_length,
-            });
+            return self.nothing_to_pack((number + 1 - memory.barren) * turns, memory.barren * turns);
         }
         self.resolve_changes(memory)
+    }
+
+    /// No document of `turns` draws from `turn` on fits; other shapes than packed ones have no such draws.
+    fn nothing_to_pack(&self, turn: u64, turns: u64) -> Result<()> {
+        match self.spec.shape {
+            Shape::Packed { sequence_length, .. } => Err(Error::NothingToPack {
+                turn,
+                turns,
+                sequence_length,
+            }),
+            Shape::Fixed { .. } => Ok(()),
+        }
     }
 
     /// Changes of weights at a step take effect with the first group that starts at or after it.

@@ -198,7 +198,7 @@ fn world_sizes_that_do_not_divide() {
 }
 
 #[test]
-fn an_endless_plan_in_which_nothing_fits_ends_with_an_error() {
+fn a_plan_in_which_nothing_fits_ends_with_an_error() {
     let mut spec = PlanSpec::new(vec![SourceSpec::new("a", "a", 0, 900)], 1, 4, packed(10));
     spec.shape = Shape::Packed {
         sequence_length: 10,
@@ -207,14 +207,23 @@ fn an_endless_plan_in_which_nothing_fits_ends_with_an_error() {
     let plan = plan(&spec, &[lengths(900, 11, 20, 1)]);
     let message = plan.step(0).unwrap_err().to_string();
     assert!(message.contains("10 tokens") && message.contains("split"), "{message}");
-    // A finite one is merely empty, and its documents are counted where it ends.
+    // So does a finite one, whether it is asked for its length or for a step.
     spec.passes = Passes::Epochs {
         count: 1,
         until: Until::All,
     };
     let finite = super::plan(&spec, &[lengths(900, 11, 20, 1)]);
-    assert_eq!(finite.steps().unwrap(), Some(0));
-    assert_eq!(finite.step(0).unwrap(), None);
+    for message in [
+        finite.steps().unwrap_err().to_string(),
+        finite.step(0).unwrap_err().to_string(),
+        finite.steps().unwrap_err().to_string(),
+    ] {
+        assert!(message.contains("900 draws from turn 0") && message.contains("10 tokens"), "{message}");
+    }
+    // One document that fits is enough; a source without rows is merely empty.
+    let mut one_fits = lengths(900, 11, 20, 1);
+    one_fits[7] = 9;
+    assert_eq!(super::plan(&spec, &[one_fits]).steps().unwrap(), Some(1));
 }
 
 #[test]
