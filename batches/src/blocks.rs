@@ -8,17 +8,17 @@
 //! A block is loaded once however many threads ask for it; missing blocks of a step are loaded side by side.
 
 mod disk;
+mod ids;
 mod map;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, UInt16Array};
-use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Int32Type, Schema, UInt16Type};
+use arrow::datatypes::{DataType, Field, Schema};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3;
@@ -27,41 +27,11 @@ use crate::error::{BatchError, Result};
 use crate::source::{BlockPlace, Source};
 
 pub(crate) use disk::DiskCache;
+pub(crate) use ids::IdRun;
+use ids::{Ids, narrowed};
 
 /// Version of what cached files hold: raised when `normalised` changes.
 const CACHE_FORMAT: u8 = 2;
-
-/// Token ids of a block: in two bytes where all of them fit, which halves what is written, mapped and kept open.
-#[derive(Debug)]
-enum Ids {
-    Narrow(ScalarBuffer<u16>),
-    Wide(ScalarBuffer<i32>),
-}
-
-/// Token ids of a row.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum IdRun<'a> {
-    Narrow(&'a [u16]),
-    Wide(&'a [i32]),
-}
-
-impl IdRun<'_> {
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Narrow(ids) => ids.len(),
-            Self::Wide(ids) => ids.len(),
-        }
-    }
-
-    /// Those of a range; none where it reaches beyond the last.
-    pub(crate) fn get(&self, range: Range<usize>) -> Option<Self> {
-        match self {
-            Self::Narrow(ids) => ids.get(range).map(Self::Narrow),
-            Self::Wide(ids) => ids.get(range).map(Self::Wide),
-        }
-    }
-}
 
 /// One block as batches are made of it.
 #[derive(Debug)]
@@ -78,11 +48,7 @@ impl DecodedBlock {
         let run = || {
             let (offsets, ids) = self.tokens.as_ref()?;
             let [start, end] = *offsets.get(row..row + 2)?.as_array()?;
-            let range = start as usize..end as usize;
-            match ids {
-                Ids::Narrow(ids) => ids.get(range).map(IdRun::Narrow),
-                Ids::Wide(ids) => ids.get(range).map(IdRun::Wide),
-            }
+            ids.get(start as usize..end as usize)
         };
         run().unwrap_or(IdRun::Wide(&[]))
     }
@@ -402,12 +368,7 @@ impl Reading {
             None => None,
             Some(name) => {
                 let list = batch.column_by_name(name)?.as_list_opt::<i32>()?;
-                let values = list.values();
-                let ids = match values.as_primitive_opt::<UInt16Type>() {
-                    Some(narrow) => Ids::Narrow(narrow.values().clone()),
-                    None => Ids::Wide(values.as_primitive_opt::<Int32Type>()?.values().clone()),
-                };
-                Some((list.offsets().clone(), ids))
+                Some((list.offsets().clone(), Ids::of(list.values())?))
             }
         };
         let columns: Option<Vec<ArrayRef>> = self
@@ -446,24 +407,6 @@ pub fn plain_type(data_type: &DataType) -> DataType {
 
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(item, true)))
-}
-
-/// Brings `List<Int32>` to `List<UInt16>` where every id fits.
-fn narrowed(lists: ArrayRef) -> ArrayRef {
-    let list = lists.as_list::<i32>();
-    let ids = list.values().as_primitive::<Int32Type>().values();
-    // Negative ids have the high bits set too. A fold without a way out is what the compiler vectorises.
-    let is_narrow = ids.iter().fold(0u32, |all, id| all | *id as u32) <= u32::from(u16::MAX);
-    if !is_narrow {
-        return lists;
-    }
-    let narrow: Vec<u16> = ids.iter().map(|id| *id as u16).collect();
-    let field = Arc::new(Field::new_list_field(DataType::UInt16, true));
-    let values = Arc::new(UInt16Array::from(narrow));
-    match ListArray::try_new(field, list.offsets().clone(), values, list.nulls().cloned()) {
-        Ok(narrow) => Arc::new(narrow),
-        Err(_) => lists,
-    }
 }
 
 /// Brings a block to the types that batches are made of: tokens to `List<UInt16>` or `List<Int32>`, views and
