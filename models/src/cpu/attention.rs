@@ -1,0 +1,225 @@
+//! Attention of every token of a sequence to the tokens of the same sequence, without padding.
+
+use super::elementwise::softmax;
+use super::gemm::{Finish, Packed, Rows, gemm};
+use super::instruction_set::for_each_instruction_set;
+use super::microkernel::ROWS;
+
+/// Tokens whose scores are held at a time.
+const BLOCK: usize = 8 * ROWS;
+
+/// Memory that is used again from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionScratch {
+    keys: Packed,
+    values: Packed,
+    scores: Vec<f32>,
+    left: Vec<f32>,
+}
+
+/// The shape of attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionShape {
+    /// Heads.
+    pub(crate) heads: usize,
+    /// Values of a head.
+    pub(crate) head_width: usize,
+    /// A token sees those at most this far away; all where there is none.
+    pub(crate) reach: Option<usize>,
+    /// A token sees those before it only.
+    pub(crate) causal: bool,
+}
+
+impl AttentionShape {
+    fn width(self) -> usize {
+        self.heads * self.head_width
+    }
+}
+
+/// Computes `softmax(q · kᵀ / √head_width) · v` for each sequence and head.
+///
+/// `qkv` has for each token its query, key and value, each `heads · head_width` wide. `offsets` are the first tokens of
+/// the sequences and the end of the last one. `out` gets `heads · head_width` values a token.
+pub(crate) fn attend(
+    qkv: &[f32],
+    offsets: &[usize],
+    shape: AttentionShape,
+    out: &mut [f32],
+    scratch: &mut AttentionScratch,
+) {
+    let width = shape.width();
+    let stride = 3 * width;
+    let scores = Finish {
+        scale: 1.0 / (shape.head_width as f32).sqrt(),
+        ..Finish::PLAIN
+    };
+    for sequence in offsets.windows(2) {
+        let (start, length) = (sequence[0], sequence[1] - sequence[0]);
+        let tokens = &qkv[start * stride..(start + length) * stride];
+        for head in 0..shape.heads {
+            let column = head * shape.head_width;
+            let (keys, values) = (&mut scratch.keys, &mut scratch.values);
+            keys.pack_transposed(&tokens[width + column..], stride, length, shape.head_width);
+            values.pack(&tokens[2 * width + column..], stride, shape.head_width, length);
+            for first in (0..length).step_by(BLOCK) {
+                let rows = BLOCK.min(length - first);
+                let queries = Rows {
+                    values: &tokens[first * stride + column..],
+                    stride,
+                    rows,
+                };
+                scratch.scores.resize(rows * length, 0.0);
+                gemm(queries, keys, &mut scratch.scores, length, scores, &mut scratch.left);
+                hide(&mut scratch.scores, length, first, shape);
+                softmax(&mut scratch.scores, length);
+                let weights = Rows {
+                    values: &scratch.scores,
+                    stride: length,
+                    rows,
+                };
+                let place = (start + first) * width + column;
+                gemm(
+                    weights,
+                    values,
+                    &mut out[place..],
+                    width,
+                    Finish::PLAIN,
+                    &mut scratch.left,
+                );
+            }
+        }
+    }
+}
+
+/// Takes away the scores of tokens that are out of reach.
+fn hide(scores: &mut [f32], length: usize, first: usize, shape: AttentionShape) {
+    if shape.reach.is_none_or(|reach| reach >= length) && !shape.causal {
+        return;
+    }
+    let reach = shape.reach.unwrap_or(length);
+    for (row, scores) in scores.chunks_exact_mut(length).enumerate() {
+        let token = first + row;
+        let seen_end = if shape.causal { token + 1 } else { token + reach + 1 };
+        let hidden_before = token.saturating_sub(reach);
+        scores[..hidden_before].fill(f32::NEG_INFINITY);
+        scores[seen_end.min(length)..].fill(f32::NEG_INFINITY);
+    }
+}
+
+/// Rotary position embedding (Su et al., 2021), halves rotated as in GPT-NeoX.
+#[derive(Debug)]
+pub(crate) struct Rotation {
+    half: usize,
+    /// Cosine and sine of each angle, by position.
+    turns: Vec<(f32, f32)>,
+}
+
+impl Rotation {
+    /// The angles `position · base^(-2i / head_width)` for positions below `positions`.
+    pub(crate) fn new(head_width: usize, base: f32, positions: usize) -> Self {
+        let half = head_width / 2;
+        let turns = (0..positions).flat_map(|position| {
+            (0..half).map(move |i| {
+                let frequency = 1.0 / base.powf(2.0 * i as f32 / head_width as f32);
+                let angle = position as f32 * frequency;
+                (angle.cos(), angle.sin())
+            })
+        });
+        Self {
+            half,
+            turns: turns.collect(),
+        }
+    }
+
+    /// Turns the queries and keys of every sequence by their positions.
+    pub(crate) fn apply(&self, qkv: &mut [f32], offsets: &[usize], shape: AttentionShape) {
+        for sequence in offsets.windows(2) {
+            let stride = 3 * shape.width();
+            let tokens = &mut qkv[sequence[0] * stride..sequence[1] * stride];
+            for (token, turns) in tokens.chunks_exact_mut(stride).zip(self.turns.chunks_exact(self.half)) {
+                rotate(&mut token[..2 * shape.width()], turns);
+            }
+        }
+    }
+}
+
+for_each_instruction_set! {
+    fn rotate(heads: &mut [f32], turns: &[(f32, f32)]) {
+        for head in heads.chunks_exact_mut(2 * turns.len()) {
+            let (left, right) = head.split_at_mut(turns.len());
+            for ((left, right), (cos, sin)) in left.iter_mut().zip(right).zip(turns) {
+                let turned = (*left * cos - *right * sin, *right * cos + *left * sin);
+                (*left, *right) = turned;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naive(qkv: &[f32], length: usize, shape: AttentionShape) -> Vec<f64> {
+        let (width, stride) = (shape.width(), 3 * shape.width());
+        let mut out = vec![0f64; length * width];
+        for head in 0..shape.heads {
+            let at = |token: usize, part: usize, i: usize| {
+                f64::from(qkv[token * stride + part * width + head * shape.head_width + i])
+            };
+            for query in 0..length {
+                let seen = |key: usize| {
+                    (!shape.causal || key <= query) && shape.reach.is_none_or(|reach| key.abs_diff(query) <= reach)
+                };
+                let score = |key: usize| {
+                    let dot: f64 = (0..shape.head_width).map(|i| at(query, 0, i) * at(key, 1, i)).sum();
+                    if seen(key) {
+                        (dot / (shape.head_width as f64).sqrt()).exp()
+                    } else {
+                        0.0
+                    }
+                };
+                let total: f64 = (0..length).map(score).sum();
+                for i in 0..shape.head_width {
+                    let value = (0..length).map(|key| score(key) / total * at(key, 2, i)).sum();
+                    out[query * width + head * shape.head_width + i] = value;
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn attention_is_near_the_naive_one_and_sees_its_own_sequence_only() {
+        let lengths = [1, 7, 130, 33];
+        for (reach, causal) in [(None, false), (Some(4), false), (None, true)] {
+            let shape = AttentionShape {
+                heads: 3,
+                head_width: 20,
+                reach,
+                causal,
+            };
+            let stride = 3 * shape.width();
+            let mut offsets = vec![0];
+            lengths
+                .iter()
+                .for_each(|length| offsets.push(offsets[offsets.len() - 1] + length));
+            let total = offsets[lengths.len()];
+            let qkv: Vec<f32> = (0..total * stride)
+                .map(|i| ((i * 7907 % 1999) as f32 - 999.0) / 700.0)
+                .collect();
+            let mut out = vec![0.0; total * shape.width()];
+            let mut scratch = AttentionScratch::default();
+            attend(&qkv, &offsets, shape, &mut out, &mut scratch);
+            for (sequence, length) in offsets.windows(2).zip(lengths) {
+                let tokens = &qkv[sequence[0] * stride..sequence[1] * stride];
+                let got = &out[sequence[0] * shape.width()..sequence[1] * shape.width()];
+                for (got, want) in got.iter().zip(naive(tokens, length, shape)) {
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{got} {want}");
+                }
+                let mut alone = vec![0.0; length * shape.width()];
+                attend(tokens, &[0, length], shape, &mut alone, &mut scratch);
+                assert_eq!(got, alone);
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Encoders: text to embeddings and to the probabilities of labels, on the processor.
+//!
+//! ```text
+//!   folder: config.json, tokenizer.json, *.safetensors, modules.json      (local or in an object store)
+//!        │  ModelFiles
+//!   TextModel ── tokenize ──► Sequences (ids without padding)
+//!        │                         │
+//!   text/: embeddings         layers.rs: attention, feed-forward          cpu/: products, attention, norms
+//!        │                         │
+//!        └───────────── head.rs: pooling, dense, unit length; classifier ──► rows of f32
+//! ```
+//! A row has the same bits alone and in any batch, on any number of threads and any x86-64 or Arm machine:
+//! see [`cpu`](self) for the two rules that give it.
+//!
+//! To add a family of text models: one file in `src/text/`, one arm in `TextTransformer::read`, and a tiny random model
+//! of it in `tests/it/reference.py`.
+
+mod config;
+mod cpu;
+mod error;
+mod files;
+mod head;
+mod layers;
+mod model;
+mod safetensors;
+mod text;
+mod weights;
+
+pub use error::{ModelError, Result};
+pub use files::ModelFiles;
+pub use model::{ModelOptions, ModelScratch, Task, TextModel};
+pub use text::Sequences;

@@ -1,0 +1,5 @@
+//! Encoders against `transformers` and `sentence-transformers`.
+
+mod minilm;
+mod python;
+mod reference;
