@@ -3,6 +3,8 @@
 use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 
+use crate::store::{store_message, store_retry};
+
 /// Result of every fallible function of this crate.
 pub type Result<T, E = CorpusError> = std::result::Result<T, E>;
 
@@ -10,7 +12,7 @@ pub type Result<T, E = CorpusError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     /// The object store failed: the network, permissions, a full disk.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {}", store_message(.source))]
     Store {
         /// What was being done ("read", "write", "list").
         action: &'static str,
@@ -92,11 +94,8 @@ pub(crate) const RESTORE: &str =
 impl CorpusError {
     /// Says whether the same call may succeed later without anybody changing anything.
     pub fn retry(&self) -> bool {
-        use object_store::Error as E;
         match self {
-            Self::Store { source, .. } => {
-                matches!(source, E::Generic { .. } | E::JoinError { .. })
-            }
+            Self::Store { source, .. } => store_retry(source),
             _ => false,
         }
     }

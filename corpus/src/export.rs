@@ -29,7 +29,7 @@ use crate::error::{CorpusError, Result};
 use crate::manifest::Manifest;
 use crate::read::CorpusReader;
 use crate::store::complete;
-use crate::warehouse::{StoreOptions, open_store};
+use crate::store::{StoreOptions, open_store};
 
 /// Blocks that are read ahead of the one that is written.
 const BLOCKS_AHEAD: usize = 2;

@@ -44,5 +44,8 @@ pub use shard::{
     BLOCK_ROWS, Block, ColumnStatistics, ScalarString, ShardFile, ShardOptions, ShardPlace, ShardWriter,
     partition_array, partition_value, shard_path,
 };
+pub use store::{
+    StoreAdvice, StoreAttempts, StoreOptions, open_store, store_advice, store_attempts, store_message, store_retry,
+};
 pub use verify::{Fault, VerifyReport, verify};
-pub use warehouse::{StoreOptions, VersionInfo, Warehouse, open_store};
+pub use warehouse::{VersionInfo, Warehouse};

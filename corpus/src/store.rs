@@ -1,5 +1,9 @@
 //! The few things that this crate asks of an object store, with errors that name the object.
 
+mod attempts;
+mod open;
+mod told;
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -8,6 +12,10 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::error::{CorpusError, RESTORE, Result};
+
+pub use attempts::{StoreAttempts, store_attempts};
+pub use open::{StoreOptions, open_store};
+pub use told::{StoreAdvice, store_advice, store_message, store_retry};
 
 /// Joins the folder of a corpus and a key below it, which holds percent-encoded letters already.
 pub(crate) fn object_path(root: &Path, below: &str) -> Result<Path> {

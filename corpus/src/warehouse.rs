@@ -1,7 +1,7 @@
 //! A folder of corpora, on disk or in an object store, and the versions in it.
 
+mod checkpoint;
 mod log;
-mod open;
 
 use std::sync::Arc;
 
@@ -11,9 +11,7 @@ use object_store::path::Path;
 
 use crate::error::{CorpusError, Result};
 use crate::manifest::Manifest;
-use crate::store::{object_path, read_whole};
-
-pub use open::{StoreOptions, open_store};
+use crate::store::{StoreOptions, object_path, open_store, read_whole};
 
 /// Where corpora are. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -122,7 +120,7 @@ impl Warehouse {
     /// # Errors
     /// [`CorpusError::NotFound`], with the nearest name, if there is no such corpus.
     pub async fn versions(&self, name: &str) -> Result<Vec<u64>> {
-        let versions = log::versions(&*self.store, &self.corpus_root(name)?).await?;
+        let versions = log::Versions::read(&self.store, &self.corpus_root(name)?).await?.all();
         if versions.is_empty() {
             Err(self.no_corpus(name).await)
         } else {
@@ -135,13 +133,17 @@ impl Warehouse {
     /// # Errors
     /// [`CorpusError::NotFound`], with the versions that exist, [`CorpusError::Format`] if the commit is not one.
     pub async fn version(&self, name: &str, version: u64) -> Result<VersionInfo> {
-        let path = log::commit_path(&self.corpus_root(name)?, version);
+        let root = self.corpus_root(name)?;
+        let path = log::commit_path(&root, version);
         match read_whole(&*self.store, &path).await {
             Ok(commit) => log::commit(&path, version, &commit),
             Err(CorpusError::Store {
                 source: object_store::Error::NotFound { .. },
                 ..
-            }) => Err(no_version(name, version, &self.versions(name).await?)),
+            }) => match log::Versions::read(&self.store, &root).await?.remembered(version) {
+                Some(remembered) => Ok(remembered),
+                None => Err(no_version(name, version, &self.versions(name).await?)),
+            },
             Err(other) => Err(other),
         }
     }
@@ -208,6 +210,20 @@ impl Warehouse {
             );
         }
         Ok(manifest)
+    }
+
+    /// Reads the manifest of the newest version that corpusmill made; `None` if the table has none. Commits of other
+    /// writers lie above it where its version is not the last of [`Warehouse::versions`].
+    ///
+    /// # Errors
+    /// As [`Warehouse::manifest`].
+    pub async fn newest(&self, name: &str) -> Result<Option<Manifest>> {
+        for version in self.versions(name).await?.into_iter().rev() {
+            if self.version(name, version).await?.manifest.is_some() {
+                return self.manifest(name, version).await.map(Some);
+            }
+        }
+        Ok(None)
     }
 
     async fn no_corpus(&self, name: &str) -> CorpusError {

@@ -1,11 +1,14 @@
 //! The little of Delta's log that a reader of whole versions needs (Delta protocol, "Delta Log Entries").
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
-use super::VersionInfo;
+use super::{VersionInfo, checkpoint};
 use crate::error::{CorpusError, Result};
 
 /// Object of a commit.
@@ -13,27 +16,61 @@ pub(super) fn commit_path(root: &Path, version: u64) -> Path {
     root.clone().join("_delta_log").join(format!("{version:020}.json"))
 }
 
-/// Versions that have a commit, ascending; none if there is no log.
-pub(super) async fn versions(store: &dyn ObjectStore, root: &Path) -> Result<Vec<u64>> {
-    let log = root.clone().join("_delta_log");
-    let listed: Result<Vec<_>, _> = store.list(Some(&log)).try_collect().await;
-    match listed {
-        Ok(objects) => {
-            let names = objects.iter().filter_map(|o| o.location.filename());
-            let mut versions: Vec<u64> = names.filter_map(version_of).collect();
-            versions.sort_unstable();
-            Ok(versions)
+/// The versions of a log.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    /// Versions that have a commit, ascending.
+    committed: Vec<u64>,
+    /// Builds whose commits were cleaned up, by the version that they made: a checkpoint remembers them.
+    remembered: BTreeMap<u64, String>,
+}
+
+impl Versions {
+    /// Lists a log; there are none where there is no log.
+    pub(super) async fn read(store: &Arc<dyn ObjectStore>, root: &Path) -> Result<Self> {
+        let log = root.clone().join("_delta_log");
+        let listed: Result<Vec<_>, _> = store.list(Some(&log)).try_collect().await;
+        let (committed, checkpoint) = match listed {
+            Ok(objects) => {
+                let names = || objects.iter().filter_map(|o| o.location.filename());
+                let mut committed: Vec<u64> = names().filter_map(version_of).collect();
+                committed.sort_unstable();
+                (committed, checkpoint::newest(names()))
+            }
+            Err(object_store::Error::NotFound { .. }) => return Ok(Self::default()),
+            // A plain HTTP server cannot list: commits have no gaps, so the last one is found by asking.
+            Err(source) => {
+                let hint = checkpoint::hint(&**store, &log).await?;
+                let first = hint.as_ref().map_or(0, |hint| hint.version);
+                match probe(&**store, root, first).await? {
+                    Some(committed) => (committed, hint.map_or_else(Vec::new, |hint| hint.names())),
+                    None => return Err(CorpusError::store("list", &log)(source)),
+                }
+            }
+        };
+        let mut remembered = BTreeMap::new();
+        if committed.first() != Some(&0) && !checkpoint.is_empty() {
+            remembered = checkpoint::builds(&**store, &log, &checkpoint).await?;
+            remembered.retain(|version, _| committed.binary_search(version).is_err());
         }
-        Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-        // A plain HTTP server cannot list: commits have no gaps, so the last one is found by asking.
-        Err(source) => match probe(store, root).await? {
-            Some(last) => Ok((0..=last).collect()),
-            None => Err(CorpusError::Store {
-                action: "list",
-                path: log.to_string(),
-                source,
-            }),
-        },
+        Ok(Self { committed, remembered })
+    }
+
+    /// All of them, ascending.
+    pub(super) fn all(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.remembered.keys().chain(&self.committed).copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What is known of a version whose commit was cleaned up.
+    pub(super) fn remembered(&self, version: u64) -> Option<VersionInfo> {
+        self.remembered.get(&version).map(|build| VersionInfo {
+            version,
+            manifest: Some(checkpoint::manifest_of(build)),
+            timestamp_ms: None,
+            operation: None,
+        })
     }
 }
 
@@ -42,8 +79,8 @@ fn version_of(name: &str) -> Option<u64> {
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// The last version of a log without gaps, by doubling and halving.
-async fn probe(store: &dyn ObjectStore, root: &Path) -> Result<Option<u64>> {
+/// The versions of a log without gaps that has version 0 or `first`, by doubling and halving.
+async fn probe(store: &dyn ObjectStore, root: &Path, first: u64) -> Result<Option<Vec<u64>>> {
     let exists = async |version| match store.head(&commit_path(root, version)).await {
         Ok(_) => Ok(true),
         Err(object_store::Error::NotFound { .. }) => Ok(false),
@@ -53,10 +90,12 @@ async fn probe(store: &dyn ObjectStore, root: &Path) -> Result<Option<u64>> {
             source,
         }),
     };
-    if !exists(0).await? {
-        return Ok(None);
-    }
-    let (mut low, mut high) = (0u64, 1u64);
+    let first = match (exists(0).await?, first) {
+        (true, _) => 0,
+        (false, 1..) if exists(first).await? => first,
+        _ => return Ok(None),
+    };
+    let (mut low, mut high) = (first, first + 1);
     while high < 1 << 40 && exists(high).await? {
         (low, high) = (high, high * 2);
     }
@@ -68,7 +107,7 @@ async fn probe(store: &dyn ObjectStore, root: &Path) -> Result<Option<u64>> {
             high = middle
         }
     }
-    Ok(Some(low))
+    Ok(Some((first..=low).collect()))
 }
 
 /// Reads the actions of a commit, one JSON object a line, and keeps what `commitInfo` says.
@@ -134,11 +173,16 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (store, root) = (object_store::memory::InMemory::new(), Path::from("c"));
-            assert_eq!(probe(&store, &root).await.unwrap(), None);
+            assert_eq!(probe(&store, &root, 0).await.unwrap(), None);
             for version in 0..23 {
                 store.put(&commit_path(&root, version), "{}".into()).await.unwrap();
-                assert_eq!(probe(&store, &root).await.unwrap(), Some(version));
+                let found = probe(&store, &root, 0).await.unwrap();
+                assert_eq!(found, Some((0..=version).collect()));
             }
+            for version in 0..7 {
+                store.delete(&commit_path(&root, version)).await.unwrap();
+            }
+            assert_eq!(probe(&store, &root, 7).await.unwrap(), Some((7..23).collect()));
         });
     }
 
