@@ -114,13 +114,7 @@ impl Produce for Assembler {
     type Item = BatchData;
 
     fn produce(&self, _worker: usize, step: u64) -> Result<Option<BatchData>> {
-        let Some(whole) = self.plan.step(step)? else {
-            return Ok(None);
-        };
-        let share = whole.rank(self.rank, self.world)?;
-        let batch = self.assemble(&share)?;
-        self.fields.make_ahead(&batch)?;
-        Ok(Some(batch))
+        self.batch(step)
     }
 
     fn bytes(item: &BatchData) -> usize {
@@ -142,6 +136,20 @@ impl Assembler {
             fields,
             pool,
         })
+    }
+
+    /// The rank's batch of a step, `None` behind the last.
+    ///
+    /// # Errors
+    /// Those of reading, of row lengths and of damaged blocks.
+    pub fn batch(&self, step: u64) -> Result<Option<BatchData>> {
+        let Some(whole) = self.plan.step(step)? else {
+            return Ok(None);
+        };
+        let share = whole.rank(self.rank, self.world)?;
+        let batch = self.assemble(&share)?;
+        self.fields.make_ahead(&batch)?;
+        Ok(Some(batch))
     }
 
     fn assemble(&self, step: &StepPlan) -> Result<BatchData> {

@@ -154,6 +154,12 @@ impl ReadThreads {
         self.runtime.as_ref().expect("the runtime is there until it is dropped")
     }
 
+    /// A handle to the threads, for further tasks.
+    #[must_use]
+    pub fn handle(&self) -> tokio::runtime::Handle {
+        self.runtime().handle().clone()
+    }
+
     /// Runs a future to its end on the calling thread, which is not one of the runtime's.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime().block_on(future)

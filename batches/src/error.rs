@@ -26,6 +26,9 @@ pub enum BatchError {
         /// Process id that uses it.
         here: u32,
     },
+    /// Bytes from a worker that are not a batch of the plan.
+    #[error("a batch from a worker cannot be read: {0}")]
+    Wire(String),
     /// A fault of the loader itself.
     #[error("step {step}: the loader has a fault, please report it: {message}")]
     Panic {
@@ -154,7 +157,7 @@ impl BatchError {
             Self::Stream(Stream::OtherPlan { .. } | Stream::State { .. }) => ErrorKind::State,
             Self::Stream(_) => ErrorKind::Plan,
             Self::Io { .. } => ErrorKind::Io,
-            Self::Corpus(_) | Self::Arrow { .. } | Self::Panic { .. } => ErrorKind::Other,
+            Self::Corpus(_) | Self::Arrow { .. } | Self::Wire(_) | Self::Panic { .. } => ErrorKind::Other,
         }
     }
 }

@@ -9,7 +9,7 @@
 //!                │
 //!              batch      fields that exist, fields that are derived
 //!                │
-//!              prefetch   worker threads, ordered, bounded in bytes
+//!              prefetch   worker threads, ordered, bounded in bytes       wire   one slot of bytes, and back
 //! ```
 //! Unsafe code is in `blocks/map.rs` (memory maps of cached files).
 //!
@@ -26,6 +26,7 @@ mod plan;
 mod prefetch;
 mod source;
 mod values;
+mod wire;
 
 pub use assemble::columns::{Numbers, numbers};
 pub use assemble::{Assembler, Documents, Layout};
@@ -33,6 +34,7 @@ pub use batch::{BatchData, BatchShape, FieldSet};
 pub use blocks::{BlockCounters, ReadThreads, plain_type};
 pub use error::{BatchError, ErrorKind, Result};
 pub use filter::canonical_filter;
-pub use plan::{OpenPlan, Options, RowsOfStep, nearest, worker_threads};
+pub use plan::{OpenPlan, Options, RowsOfStep, Surroundings, nearest, worker_threads};
 pub use prefetch::{Prefetcher, Produce};
 pub use values::{Dtype, SlabPool, Values};
+pub use wire::EncodedBatch;

@@ -24,7 +24,7 @@ use crate::error::{BatchError, Result};
 use crate::kept::Kept;
 use crate::source::{RowLengths, Source};
 
-pub use options::{Options, worker_threads};
+pub use options::{Options, Surroundings, worker_threads};
 pub use provenance::RowsOfStep;
 
 /// Kind of the files that keep group indices.
@@ -43,6 +43,14 @@ pub struct OpenPlan {
     pub(crate) threads: Arc<ReadThreads>,
     kept: Option<Kept>,
     notes: Vec<String>,
+}
+
+impl std::fmt::Debug for OpenPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenPlan")
+            .field("hash", &self.order.hash())
+            .finish_non_exhaustive()
+    }
 }
 
 impl OpenPlan {
@@ -135,6 +143,14 @@ impl OpenPlan {
     #[must_use]
     pub fn threads(&self) -> &Arc<ReadThreads> {
         &self.threads
+    }
+
+    /// The arguments as JSON, with the versions of the corpora: they give the same plan in another process.
+    #[must_use]
+    pub fn arguments(&self) -> String {
+        let mut options = self.options.clone();
+        options.corpora = self.sources().map(str::to_owned).collect();
+        serde_json::to_string(&options).expect("options are texts and numbers")
     }
 
     /// The packs of all ranks in a step; `None` behind the last.

@@ -1,6 +1,7 @@
 //! Which Python exception says what went wrong.
 
 use corpusmill_batches::{BatchError, ErrorKind, OpenPlan};
+use corpusmill_serve::ServeError;
 use pyo3::exceptions::{PyImportError, PyOSError};
 use pyo3::prelude::*;
 
@@ -10,6 +11,9 @@ pub(crate) enum LoaderError {
     /// A plan or a batch that cannot be made.
     #[error(transparent)]
     Batches(#[from] BatchError),
+    /// Workers do not serve the batch.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 /// Result of the loader's operations.
@@ -19,12 +23,14 @@ impl LoaderError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Batches(e) => e.kind(),
+            Self::Serve(e) => e.kind(),
         }
     }
 
     fn message(&self) -> String {
         match self {
-            Self::Batches(e) => e.with_causes(),
+            Self::Batches(e) | Self::Serve(ServeError::Batch(e)) => e.with_causes(),
+            Self::Serve(e) => e.to_string(),
         }
     }
 }

@@ -3,7 +3,9 @@
 //! ```text
 //!  Plan(…) ──▶ plan       batches::OpenPlan
 //!                │
-//!  Loader(…) ─▶ loader    position and state of one rank; batches are made ahead by batches::Prefetcher
+//!  Loader(…) ─▶ loader    position and state of one rank
+//!                │
+//!              ahead      batches::Prefetcher in this process, or serve::Feed from workers
 //!                │
 //!              batch ──▶ tensor (buffer protocol) ──▶ numpy, torch        ffi: all `unsafe`
 //! ```
@@ -11,6 +13,7 @@
 //!
 //! To deliver another column type, add it to `python_values` in `batch.rs`.
 
+mod ahead;
 mod batch;
 mod error;
 mod ffi;

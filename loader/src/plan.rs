@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use corpusmill_batches::{BatchError, OpenPlan, Options, RowsOfStep};
+use corpusmill_batches::{OpenPlan, Options, RowsOfStep};
 use pyo3::prelude::*;
 
 use crate::error::{Result, check_process};
@@ -39,8 +39,7 @@ impl PyPlan {
     /// Makes a plan of the JSON of its arguments.
     #[new]
     fn new(py: Python<'_>, arguments: &str) -> Result<Self> {
-        let options: Options = serde_json::from_str(arguments)
-            .map_err(|e| BatchError::Plan(format!("an argument of the plan has the wrong type: {e}")))?;
+        let options = Options::parse(arguments)?;
         Ok(Self(Arc::new(py.detach(|| OpenPlan::open(options))?)))
     }
 

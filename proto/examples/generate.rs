@@ -1,4 +1,4 @@
-//! Writes `src/generated/` from `proto/control.proto`, without protoc:
+//! Writes `src/generated/` from `proto/*.proto`, without protoc:
 //! `cargo run -p corpusmill-proto --example generate`. `tests/generated.rs` sees that this was done.
 
 #[path = "generator/write.rs"]

@@ -6,7 +6,8 @@ use crate::token::random;
 
 /// Names the running kernel and the network namespace: two processes with equal names can exchange file
 /// descriptors over an abstract Unix socket. Falls back to a name that equals no other where `/proc` is not there.
-pub(crate) fn identity() -> String {
+#[must_use]
+pub fn identity() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let network = fs::read_link("/proc/self/ns/net");
     match (boot, network) {

@@ -53,6 +53,7 @@ pub use checksum::Checksum;
 pub use descriptor::Descriptor;
 pub use error::{Error, Refusal, Result};
 pub use exporter::{ExportStats, Exporter};
+pub use host::identity as host_identity;
 pub use kind::{Choice, Kind};
 pub use link::Timeouts;
 pub use pool::{Body, DeviceRange, TrainerMemory};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::link::Release;
-use crate::region::Region;
+use crate::region::{Region, whole_pages};
 use crate::ring::Layout;
 use crate::{Error, Kind, Result};
 
@@ -160,12 +160,22 @@ pub struct DeviceRange {
 enum Place {
     /// A slot of the trainer's pool.
     Own(PoolSlot),
-    /// The worker's slot itself, mapped for reading; freed when this is dropped.
+    /// The worker's slot itself, mapped copy on write; freed when this is dropped.
     Mapped {
         region: Arc<Region>,
         start: usize,
         release: Release,
     },
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Place::Mapped { region, start, .. } = &self.place {
+            // SAFETY: the last clone of the body is being dropped, so nothing refers to its bytes. Bodies start at a
+            // page; the rest of the last page belongs to the same slot.
+            unsafe { region.forget_writes(*start, whole_pages(self.length)) };
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -178,6 +188,7 @@ struct Inner {
 
 /// A body that was pulled and verified. Clones share it; its slot is free again when the last one is dropped.
 ///
+/// The consumer may write to it: what it writes is seen by nobody else and gone with the body.
 /// Bodies start at a page, so buffers at 64-byte offsets keep Arrow's alignment. A body stays valid when its session
 /// or its worker is gone.
 #[derive(Debug, Clone)]

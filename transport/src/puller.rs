@@ -101,6 +101,7 @@ pub struct Puller {
     layout: Layout,
     kind: Kind,
     checksum: Checksum,
+    why: String,
     device: bool,
     counters: Counters,
     flush_limit: Duration,
@@ -124,6 +125,7 @@ struct Granted {
     layout: Layout,
     kind: Kind,
     checksum: Checksum,
+    why: String,
 }
 
 impl Puller {
@@ -177,6 +179,7 @@ impl Puller {
             layout,
             kind,
             checksum,
+            why,
         } = granted;
         // a worker can have no more than its slots on the way, each of them said once more after a failed pull
         let (queue, descriptors) = mpsc::channel(2 * layout.slots as usize);
@@ -206,6 +209,7 @@ impl Puller {
             layout,
             kind,
             checksum,
+            why,
             device: matches!(options.memory, TrainerMemory::Dmabuf { .. }),
             counters: Counters::default(),
             flush_limit: options.timeouts.silence,
@@ -222,6 +226,12 @@ impl Puller {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Why that one: what the worker uses for it, and which were left out for what reason.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
     }
 
     /// What the session's checksums cover.
@@ -428,6 +438,10 @@ async fn open(
     let attaching = attach(&mut stream, &peer, &*import);
     within("attaching to a ring", limit * 2, attaching).await?;
     let (with, skipped) = (String::from_utf8_lossy(&why), wanted.why());
+    let why = match skipped.is_empty() {
+        true => with.clone().into_owned(),
+        false => format!("{with}; not {skipped}"),
+    };
     tracing::info!(peer, session, %kind, choice = %options.choice, %with, skipped, "transport chosen");
     Ok(Granted {
         stream,
@@ -437,6 +451,7 @@ async fn open(
         layout,
         kind,
         checksum,
+        why,
     })
 }
 

@@ -70,7 +70,8 @@ impl Region {
         Ok((region, fd))
     }
 
-    /// Maps a ring that a peer handed over, for reading, after checking its size and seals.
+    /// Maps a ring that a peer handed over, after checking its size and seals. What this process writes to it stays
+    /// its own (copy on write), until [`Region::forget_writes`]; only bodies are lent for writing, never headers.
     ///
     /// # Errors
     /// `Memory` when it is smaller than `length`, not sealed, or cannot be mapped.
@@ -97,7 +98,34 @@ impl Region {
                 "a received ring has {size} bytes, its slots need {length}"
             )));
         }
-        Self::map(length, false, libc::MAP_SHARED | libc::MAP_POPULATE, file.as_raw_fd())
+        // Not populated here: for a private mapping that would copy every page.
+        let mut region = Self::map(length, true, libc::MAP_PRIVATE, file.as_raw_fd())?;
+        region.writable = false;
+        region.fault_in(0, length);
+        Ok(region)
+    }
+
+    /// Gives up what this process wrote to `[offset, offset + length)` of a received ring, whole pages: the peer's
+    /// bytes are seen again.
+    ///
+    /// # Safety
+    /// Nothing may read or write the range meanwhile.
+    pub(crate) unsafe fn forget_writes(&self, offset: usize, length: usize) {
+        assert!(
+            offset.checked_add(length).is_some_and(|end| end <= self.length),
+            "a range outside a region"
+        );
+        // SAFETY: the range lies in the mapping, and the caller has it alone. The mapping is a private one of a file,
+        // so dropped pages come back with the file's bytes.
+        let code = unsafe { libc::madvise(self.start.as_ptr().add(offset).cast(), length, libc::MADV_DONTNEED) };
+        assert_eq!(code, 0, "whole pages of a mapping can be given up");
+        self.fault_in(offset, length);
+    }
+
+    /// Maps the pages now, so that no fault falls into a read. Kernels before 5.14 do it at the first read.
+    fn fault_in(&self, offset: usize, length: usize) {
+        // SAFETY: the range lies in the mapping; the call changes no byte.
+        unsafe { libc::madvise(self.start.as_ptr().add(offset).cast(), length, libc::MADV_POPULATE_READ) };
     }
 
     /// Maps `length` bytes of private memory, zeroed.

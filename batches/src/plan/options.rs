@@ -46,7 +46,39 @@ pub struct Options {
     pub(crate) memory_bytes: u64,
 }
 
+/// Where a plan's corpora are, and what reading them may take on this machine.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Folder or URL that holds the corpora.
+    pub warehouse: String,
+    /// Folder for decoded blocks; none are kept without.
+    pub cache_dir: Option<String>,
+    /// Bound of that folder, bytes.
+    pub cache_bytes: u64,
+    /// Bound of the decoded blocks that are held open, bytes.
+    pub memory_bytes: u64,
+}
+
 impl Options {
+    /// Reads the JSON of a plan's arguments.
+    ///
+    /// # Errors
+    /// Plan, naming the argument of the wrong type.
+    pub fn parse(json: &str) -> Result<Self> {
+        serde_json::from_str(json)
+            .map_err(|e| BatchError::Plan(format!("an argument of the plan has the wrong type: {e}")))
+    }
+
+    /// The same plan in other surroundings: none of them is in its hash.
+    #[must_use]
+    pub fn within(mut self, surroundings: Surroundings) -> Self {
+        self.warehouse = surroundings.warehouse;
+        self.cache_dir = surroundings.cache_dir;
+        self.cache_bytes = surroundings.cache_bytes;
+        self.memory_bytes = surroundings.memory_bytes;
+        self
+    }
+
     /// Checks what needs no corpus.
     ///
     /// # Errors

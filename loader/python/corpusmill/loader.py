@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from corpusmill import _native
 from corpusmill.batch import Batch
@@ -54,6 +55,10 @@ class Stats:
     """Blocks found open."""
     prefetch_bytes_peak: int
     """Most bytes of finished batches held at once."""
+    failovers: int
+    """With ``source``: how often a worker was left for another, or asked again, after a failure."""
+    copies: int
+    """With ``source``: batches that were copied because the consumer kept more of them than there are slots."""
 
     @property
     def wait_share(self) -> float:
@@ -80,6 +85,18 @@ class Loader:
         Worker threads; default: the machine's cores, at most 4.
     fields
         The fields that are made ahead; default: all. Other fields can still be asked for, and are made then.
+    source
+        ``"corpusmill://host:port"``, a coordinator: its workers read, assemble and serve the batches. They are the
+        same, to the byte, as those that the loader makes itself without it, and so is the state. ``threads`` has no
+        meaning then. Arrays lie in memory that the worker gets back when the last of them is dropped.
+    job
+        With ``source``: a name that all ranks of a run have in common. The coordinator checks that they are on one
+        plan and that every rank is there once. Default: ``$CORPUSMILL_JOB``, torchrun's or Slurm's id; without any,
+        nothing is checked.
+    transport
+        With ``source``: ``"shm"``, ``"rdma"``, ``"tcp"``, or ``"auto"`` for the first of these that works (logged).
+    patience_s
+        With ``source``: seconds after which a batch that no worker serves is an error.
 
     Raises
     ------
@@ -96,6 +113,10 @@ class Loader:
         prefetch_bytes: int = 256 << 20,
         threads: int | None = None,
         fields: Sequence[str] | None = None,
+        source: str | None = None,
+        job: str | None = None,
+        transport: Literal["auto", "shm", "rdma", "tcp"] = "auto",
+        patience_s: float = 60.0,
     ) -> None:
         if not isinstance(plan, Plan):
             raise PlanError(f"the first argument is a corpusmill.Plan, got {type(plan).__name__}")
@@ -103,8 +124,28 @@ class Loader:
         self.rank = rank
         self.world = world
         wanted = None if fields is None else list(fields)
-        self._options = {"prefetch_bytes": prefetch_bytes, "threads": threads, "fields": fields}
-        self._native = _native.Loader(plan._native, rank, world, prefetch_bytes, threads, wanted)
+        self._options = {
+            "prefetch_bytes": prefetch_bytes,
+            "threads": threads,
+            "fields": fields,
+            "source": source,
+            "job": job,
+            "transport": transport,
+            "patience_s": patience_s,
+        }
+        self._native = _native.Loader(
+            plan._native,
+            rank,
+            world,
+            prefetch_bytes,
+            threads,
+            wanted,
+            source,
+            _job() if job is None else job,
+            transport,
+            patience_s,
+        )
+        self._is_served = source is not None
         self._exhausted = False
         self._in_pass = False
         self._wait_s = 0.0
@@ -124,7 +165,12 @@ class Loader:
 
     def __next__(self) -> Batch:
         asked = time.perf_counter()
-        native = self._native.next()
+        try:
+            native = self._native.next()
+        finally:
+            if self._is_served:
+                for event in self._native.events():
+                    _log.info("%s", event)
         got = time.perf_counter()
         if not self._in_pass:
             self._first_s = got - asked
@@ -149,6 +195,11 @@ class Loader:
     def step(self) -> int:
         """The step of the next batch: how many were handed to the consumer in this pass."""
         return self._native.step
+
+    @property
+    def served_by(self) -> tuple[str, str] | None:
+        """Transport and worker of a stream from a ``source``; None before the first batch and without one."""
+        return self._native.served_by()
 
     def state_dict(self) -> dict[str, Any]:
         """The position as a few numbers and texts: the same on all ranks, and valid for any world size.
@@ -213,6 +264,15 @@ class Loader:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(saved["plan"], saved["rank"], saved["world"], **saved["options"])  # type: ignore[misc]
         self.load_state_dict(saved["state"])
+
+
+def _job() -> str | None:
+    """The name of the run, as launchers give it to all its processes."""
+    for variable in ("CORPUSMILL_JOB", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
+        name = os.environ.get(variable, "none")
+        if name != "none":
+            return name
+    return None
 
 
 def _refuse_workers() -> None:

@@ -12,7 +12,7 @@ A `Loader` can be iterated as it is, or be the dataset of ``torch.utils.data.Dat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Loader(IterableDataset[dict[str, Any]]):
 
     Parameters
     ----------
-    plan, rank, world, prefetch_bytes, threads
+    plan, rank, world, prefetch_bytes, threads, source, job, transport, patience_s
         As for `corpusmill.Loader`.
     fields
         The fields of the dicts; default: all.
@@ -57,12 +57,25 @@ class Loader(IterableDataset[dict[str, Any]]):
         prefetch_bytes: int = 256 << 20,
         threads: int | None = None,
         fields: Sequence[str] | None = None,
+        source: str | None = None,
+        job: str | None = None,
+        transport: Literal["auto", "shm", "rdma", "tcp"] = "auto",
+        patience_s: float = 60.0,
     ) -> None:
         super().__init__()
         if pin_memory and not torch.cuda.is_available():
             raise PlanError("pin_memory=True needs a CUDA device, and torch sees none: leave it out")
         self._inner = _NumpyLoader(
-            plan, rank, world, prefetch_bytes=prefetch_bytes, threads=threads, fields=fields
+            plan,
+            rank,
+            world,
+            prefetch_bytes=prefetch_bytes,
+            threads=threads,
+            fields=fields,
+            source=source,
+            job=job,
+            transport=transport,
+            patience_s=patience_s,
         )
         self._fields = None if fields is None else list(fields)
         self._pin = pin_memory
@@ -77,6 +90,11 @@ class Loader(IterableDataset[dict[str, Any]]):
     def step(self) -> int:
         """The step of the next batch."""
         return self._inner.step
+
+    @property
+    def served_by(self) -> tuple[str, str] | None:
+        """Transport and worker of a stream from a ``source``; see `corpusmill.Loader.served_by`."""
+        return self._inner.served_by
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         iter(self._inner)

@@ -1,0 +1,38 @@
+//! What a worker says beside each body.
+
+use corpusmill_batches::{BatchError, ErrorKind};
+use corpusmill_proto::stream::delivery::What;
+use corpusmill_proto::stream::{Delivery, End, Failed, TooLarge};
+use prost::Message as _;
+
+use bytes::Bytes;
+
+/// The metadata of a body that says `what` about a step.
+pub(crate) fn metadata(step: u64, what: What) -> Bytes {
+    let delivery = Delivery { step, what: Some(what) };
+    delivery.encode_to_vec().into()
+}
+
+/// Says that the plan ended.
+pub(crate) fn end() -> What {
+    What::End(End {})
+}
+
+/// Says that a batch has too many bytes for a slot.
+pub(crate) fn too_large(bytes: usize) -> What {
+    What::TooLarge(TooLarge { bytes: bytes as u64 })
+}
+
+/// Says why a batch could not be made.
+pub(crate) fn failed(error: &BatchError) -> What {
+    What::Failed(Failed {
+        kind: serde_json::to_string(&error.kind()).expect("a kind is a word"),
+        message: error.with_causes(),
+        retry: error.retry(),
+    })
+}
+
+/// The kind that a failure names; one of a later release is none of ours.
+pub(crate) fn kind(failed: &Failed) -> ErrorKind {
+    serde_json::from_str(&failed.kind).unwrap_or(ErrorKind::Other)
+}
