@@ -87,6 +87,12 @@ impl Documents {
         self.pack.len()
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pack.is_empty()
+    }
+
     /// First element and number of elements of a document in a flattened token field.
     pub fn span(&self, doc: usize, layout: Layout) -> (usize, usize) {
         (

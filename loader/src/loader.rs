@@ -175,7 +175,7 @@ impl PyLoader {
     /// The next batch, None at the end of a finite plan. Waits without the GIL.
     fn next(&self, py: Python<'_>) -> Result<Option<Batch>> {
         check_process(&self.origin.plan)?;
-        Ok(py.detach(|| self.take())?)
+        py.detach(|| self.take())
     }
 
     /// The step of the next batch.
