@@ -16,20 +16,26 @@ use crate::error::{CorpusError, Result};
 /// [`CorpusError::Column`] for a type without a canonical encoding, [`CorpusError::Argument`] if the columns differ
 /// in length.
 pub fn key_hashes(columns: &[ArrayRef]) -> Result<Vec<u64>> {
-    hashed(columns, xxh3_64)
+    hashed("key column", columns, xxh3_64)
 }
 
-/// As [`key_hashes`], 128 bits wide: equal for equal keys only, for all that can happen.
-pub(crate) fn key_digests(columns: &[ArrayRef]) -> Result<Vec<u128>> {
-    hashed(columns, xxh3_128)
+/// As [`key_hashes`], 128 bits wide: equal for equal values only, for all that can happen.
+///
+/// Any columns will do. The values of a list of numbers and of a decimal count with their type and scale, those of a
+/// struct with the names of its fields.
+///
+/// # Errors
+/// As [`key_hashes`].
+pub fn value_digests(columns: &[ArrayRef]) -> Result<Vec<u128>> {
+    hashed("column", columns, xxh3_128)
 }
 
-fn hashed<T>(columns: &[ArrayRef], hash: impl Fn(&[u8]) -> T) -> Result<Vec<T>> {
+fn hashed<T>(what: &'static str, columns: &[ArrayRef], hash: impl Fn(&[u8]) -> T) -> Result<Vec<T>> {
     let rows = columns.first().map_or(0, |c| c.len());
     if let Some(odd) = columns.iter().position(|c| c.len() != rows) {
         let detail = format!("{} rows where the first has {rows}", columns[odd].len());
         return Err(CorpusError::argument(
-            "key column number",
+            "number of a column",
             (odd + 1).to_string(),
             detail,
         ));
@@ -37,7 +43,7 @@ fn hashed<T>(columns: &[ArrayRef], hash: impl Fn(&[u8]) -> T) -> Result<Vec<T>> 
     let encoders = columns
         .iter()
         .enumerate()
-        .map(|(i, column)| encoder(&format!("key column {}", i + 1), column))
+        .map(|(i, column)| encoder(&format!("{what} {}", i + 1), column))
         .collect::<Result<Vec<_>>>()?;
     let mut encoded = Vec::with_capacity(64);
     Ok((0..rows)
@@ -105,6 +111,26 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(hashes, [xxh3_64(&expected)]);
+        let digests = value_digests(&[
+            Arc::new(BinaryArray::from_vec(vec![b"p1"])),
+            Arc::new(Int64Array::from(vec![7])),
+        ])
+        .unwrap();
+        assert_eq!(digests, [xxh3_128(&expected)]);
+    }
+
+    #[test]
+    fn digests_agree_exactly_when_rows_do() {
+        let values = [None, Some(""), Some("a"), Some("b"), Some("ab"), Some("ba")];
+        let pairs: Vec<_> = values.iter().flat_map(|a| values.map(|b| (*a, b))).collect();
+        let (first, second): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
+        let digests = value_digests(&[
+            Arc::new(StringArray::from(first)),
+            Arc::new(LargeStringArray::from(second)),
+        ])
+        .unwrap();
+        let distinct: std::collections::HashSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), pairs.len());
     }
 
     #[test]
@@ -114,7 +140,7 @@ mod tests {
             Arc::new(Int8Array::from(vec![1, 2])),
         ])
         .unwrap_err();
-        assert!(e.to_string().contains("key column number `2`"), "{e}");
+        assert!(e.to_string().contains("number of a column `2`"), "{e}");
     }
 
     #[test]

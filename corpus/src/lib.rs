@@ -36,7 +36,7 @@ pub use column::{Column, ColumnType, arrow_schema, columns_of, stored_schema, to
 pub use digest::{Checksum, RowDigest};
 pub use error::{CorpusError, Result};
 pub use export::{ExportFormat, ExportOptions, ExportReport, export};
-pub use key::{key_hashes, shard_of};
+pub use key::{key_hashes, shard_of, value_digests};
 pub use lengths::{LengthsFile, LengthsReader, ListLength, write_lengths};
 pub use manifest::{Expectation, Function, Input, MANIFEST_FORMAT, Manifest, RowPlace, SlotMap, SlotRange, Step};
 pub use read::CorpusReader;

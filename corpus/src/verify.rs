@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::digest::{Checksum, RowDigest};
 use crate::error::{CorpusError, Result};
-use crate::key::{key_digests, key_hashes, shard_of};
+use crate::key::{value_digests, key_hashes, shard_of};
 use crate::lengths::LengthsReader;
 use crate::read::CorpusReader;
 use crate::store::{object_path, read_range};
@@ -222,7 +222,7 @@ impl ShardCheck<'_> {
             let cell = |c: &arrow::array::ArrayRef| array_value_to_string(c, row).unwrap_or_default();
             keys.iter().map(cell).collect::<Vec<_>>().join(", ")
         };
-        let (hashes, digests) = (key_hashes(&keys)?, key_digests(&keys)?);
+        let (hashes, digests) = (key_hashes(&keys)?, value_digests(&keys)?);
         for (row, (hash, digest)) in hashes.into_iter().zip(digests).enumerate() {
             if keys.iter().any(|k| k.is_null(row)) {
                 report.fault(&file.path, format!("slot {}: NULL key", self.slot + row as u64));

@@ -18,7 +18,7 @@ use corpusmill_kernels::shingles::ShingleOptions;
 use corpusmill_kernels::pii::find_pii;
 use corpusmill_kernels::text::Form;
 use corpusmill_kernels::{
-    PiiKinds, QualityRules, Result, Tokenizer, content_hash_of, lang_id, pii_redact, quality_signals, text,
+    PiiKinds, QualityRules, Result, Tokenizer, lang_id, pii_redact, quality_signals, text,
 };
 
 /// Rows of a batch, as DataFusion makes them by default.
@@ -43,7 +43,6 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let (kinds, rules) = (PiiKinds::all(), "gopher,c4,fineweb".parse::<QualityRules>()?);
     let family = MinHash::default();
     rate.of("normalize_text", |b| text::normalize(b, Form::Nfkc))?;
-    rate.of("content_hash", content_hash_of)?;
     rate.of("lang_id", |b| Ok(lang_id(b)))?;
     rate.of("quality_signals", |b| Ok(quality_signals(b, &rules)))?;
     rate.of("pii_redact", |b| pii_redact(b, &kinds))?;

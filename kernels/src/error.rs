@@ -78,16 +78,6 @@ pub enum KernelError {
         /// What to give instead.
         fix: &'static str,
     },
-    /// Arrays that belong together differ in length.
-    #[error("{function}: its arguments have {left} and {right} rows; all must have the same number")]
-    LengthMismatch {
-        /// SQL name of the function.
-        function: &'static str,
-        /// Rows of the first argument.
-        left: usize,
-        /// Rows of the one that differs.
-        right: usize,
-    },
     /// A result of one batch does not fit 32-bit offsets.
     #[error(
         "{function}: the result of one batch of {rows} rows is larger than 2 GiB; use smaller batches (SET datafusion.execution.batch_size = 1024)"

@@ -6,7 +6,6 @@
 //!             ├──► lang_id                   └── pii_spans
 //!             ├──► quality_signals
 //!             └──► shingles ──► minhash: bands, sketches ──► near_pairs ──► similarity ──► duplicate_links
-//!  any columns ──► content_hash                                      (exact duplicates)
 //!  pairs       ──► union_find::components ──► split::assign          (no group straddles a split)
 //!  floats      ──► ExactSum              counts ──► psi
 //! ```
@@ -24,7 +23,6 @@
 pub mod duplicate_links;
 mod error;
 mod exact_sum;
-mod hash;
 mod lang;
 pub mod minhash;
 pub mod near_pairs;
@@ -39,7 +37,6 @@ pub mod union_find;
 
 pub use error::{KernelError, Result};
 pub use exact_sum::ExactSum;
-pub use hash::{content_hash, content_hash_of};
 pub use lang::{UNDETERMINED, lang_fields, lang_id};
 pub use pii::{PiiKinds, pii_redact, pii_spans, pii_spans_type};
 pub use psi::psi;

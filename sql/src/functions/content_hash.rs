@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use corpusmill_kernels::content_hash;
-use datafusion::arrow::array::{ArrayRef, Int64Array};
+use corpusmill_corpus::value_digests;
+use datafusion::arrow::array::{Array as _, ArrayRef, FixedSizeBinaryBuilder, Int64Array};
+use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
-
-use super::text_function::kernel_error;
 
 pub(crate) fn function() -> ScalarUDF {
     ScalarUDF::new_from_impl(ContentHash::new("content_hash", Width::Bits128))
@@ -69,13 +68,19 @@ impl ScalarUDFImpl for ContentHash {
             .into_iter()
             .map(|value| value.into_array(rows))
             .collect::<Result<_>>()?;
-        let hashes = content_hash(&columns).map_err(kernel_error)?;
+        let hashes = hashes(&columns, rows)?;
         let result: ArrayRef = match self.width {
-            Width::Bits128 => Arc::new(hashes),
-            Width::Bits63 => {
-                let ids: Int64Array = hashes.iter().map(|hash| hash.map(first_63_bits)).collect();
-                Arc::new(ids)
+            Width::Bits128 => {
+                let mut bytes = FixedSizeBinaryBuilder::with_capacity(rows, 16);
+                for hash in hashes {
+                    match hash {
+                        Some(hash) => bytes.append_value(hash.to_be_bytes())?,
+                        None => bytes.append_null(),
+                    }
+                }
+                Arc::new(bytes.finish())
             }
+            Width::Bits63 => Arc::new(hashes.map(|hash| hash.map(first_63_bits)).collect::<Int64Array>()),
         };
         if constant {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));
@@ -84,10 +89,17 @@ impl ScalarUDFImpl for ContentHash {
     }
 }
 
-fn first_63_bits(hash: &[u8]) -> i64 {
-    let number = hash
-        .iter()
-        .take(8)
-        .fold(0u64, |number, byte| (number << 8) | u64::from(*byte));
-    i64::try_from(number >> 1).unwrap_or(i64::MAX)
+/// The digest of each row; `None` where every column is NULL.
+fn hashes(columns: &[ArrayRef], rows: usize) -> Result<impl Iterator<Item = Option<u128>>> {
+    let digests = value_digests(columns).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let nulls: Vec<Option<NullBuffer>> = columns.iter().map(|column| column.logical_nulls()).collect();
+    let all_null = move |row: usize| nulls.iter().all(|n| n.as_ref().is_some_and(|n| n.is_null(row)));
+    Ok((0..rows)
+        .zip(digests)
+        .map(move |(row, digest)| (!all_null(row)).then_some(digest)))
+}
+
+fn first_63_bits(hash: u128) -> i64 {
+    // 63 bits are never too many.
+    (hash >> 65) as i64
 }
