@@ -136,6 +136,9 @@ The same seed gives the same bytes on every machine. What was planted (labels, l
 stands under OUT/truth. Texts are invented, and so are the groups that hateful ones speak of; phone numbers, addresses
 and domains are from the ranges that are reserved for examples.")]
     Generate(Generate),
+    /// Says what this machine has for handing batches to trainers, and what to do about what is missing
+    #[command(after_help = crate::doctor::HELP)]
+    Doctor,
     /// Prints the completions of a shell
     #[command(after_help = "Example:\n  corpusmill completions bash > /etc/bash_completion.d/corpusmill")]
     Completions {

@@ -17,7 +17,7 @@ use crate::generate::{self, generate};
 use crate::interrupt::Interrupt;
 use crate::output::Results;
 use crate::progress::Progress;
-use crate::{coordinate, report, submit, units, work};
+use crate::{coordinate, doctor, report, submit, units, work};
 
 /// Stack of the threads that plan: the parser and the optimiser recurse, and an unoptimised build needs more a frame.
 const STACK_BYTES: usize = 16 << 20;
@@ -86,6 +86,12 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Vacuum(vacuum) => context.vacuum(&vacuum).await,
         Command::Export(export) => context.export(&export).await,
         Command::Generate(generate) => context.generate(generate).await,
+        Command::Doctor => {
+            let report = tokio::task::spawn_blocking(corpusmill_transport::doctor::examine)
+                .await
+                .context("the examination failed in a way that it should not; please report it")?;
+            context.results().record(&report, || doctor::text(&report))
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "corpusmill", &mut std::io::stdout());
             Ok(())

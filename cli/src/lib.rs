@@ -13,6 +13,7 @@
 mod args;
 mod commands;
 mod coordinate;
+mod doctor;
 mod exit;
 pub mod generate;
 mod interrupt;

@@ -1,4 +1,4 @@
-//! `corpusmill worker`: runs tasks of a cluster.
+//! `corpusmill worker`: runs tasks of a cluster, and serves batches to trainers.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -16,7 +16,8 @@ Examples:
   corpusmill worker --vcores 4 --memory-limit 8G --work-dir /fast/disk
 
 It waits for its coordinator as long as it takes, and joins again when that was started again. On Ctrl-C or SIGTERM its
-tasks end, or the coordinator runs them elsewhere.";
+tasks end, or the coordinator runs them elsewhere. Trainers with source=\"corpusmill://…\" are served by it as well; when
+it stops they go on with another worker.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Work {
@@ -40,6 +41,15 @@ pub(crate) struct Work {
     /// Folder for shuffles and spilled rows [default: in the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+    /// Folder for the decoded blocks that trainers are served from [default: blocks in the work folder]
+    #[arg(long, value_name = "DIR")]
+    block_cache: Option<PathBuf>,
+    /// Bytes that this folder may hold, such as 100G
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64G")]
+    block_cache_limit: usize,
+    /// Memory for batches on their way to trainers
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "4G")]
+    serve_memory: usize,
 }
 
 /// Runs the command until it is stopped.
@@ -49,6 +59,9 @@ pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     working.vcores = options.vcores.map(|n| n as usize);
     working.memory_limit_bytes = options.memory_limit.map(|bytes| bytes as u64);
     working.work_dir = options.work_dir;
+    working.cache_dir = options.block_cache;
+    working.cache_bytes = options.block_cache_limit as u64;
+    working.slots_bytes = options.serve_memory as u64;
     let joined = |executor: &str| session.progress.line(&format!("joined as {executor}"));
     work(working, session.interrupt.token.clone(), joined).await?;
     Ok(())

@@ -37,6 +37,9 @@ pub enum WorkerError {
         #[source]
         source: std::io::Error,
     },
+    /// Trainers cannot be served.
+    #[error("cannot serve trainers: {0}")]
+    Serve(#[from] corpusmill_serve::ServeError),
     /// The session cannot be opened.
     #[error(transparent)]
     Sql(#[from] corpusmill_sql::SqlError),

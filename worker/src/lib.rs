@@ -1,4 +1,5 @@
-//! A worker: Ballista's executor as a library, with the dialect's functions, codecs and object stores.
+//! A worker: Ballista's executor as a library, with the dialect's functions, codecs and object stores, and a desk where
+//! trainers are served.
 //!
 //! ```text
 //!   run ─► Join at the coordinator (again and again, until it answers)
@@ -8,6 +9,7 @@
 //!           │ stopped: the coordinator is gone, or took it for lost
 //!           └──────► Join again, as a new executor
 //! ```
+//! Beside its tasks it serves batches to trainers: `serve::Desk`, which is known to the coordinator by a call of its own.
 //! A worker keeps nothing: what it held is lost when it stops, and the coordinator runs again what depended on it.
 //!
 //! To give tasks something new to work with: the session in `environment.rs`, from which everything is taken.

@@ -1,7 +1,7 @@
 //! The life of a worker.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::executor_server::TERMINATING;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
+use corpusmill_serve::{Desk, DeskOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::StepEngine;
@@ -40,6 +41,12 @@ pub struct WorkerOptions {
     pub memory_limit_bytes: Option<u64>,
     /// Folder for shuffles and spilled rows; one in the system's temporary folder when `None`.
     pub work_dir: Option<PathBuf>,
+    /// Folder for the decoded blocks that trainers are served from; `blocks` beside the shuffles when `None`.
+    pub cache_dir: Option<PathBuf>,
+    /// Bound of that folder, bytes.
+    pub cache_bytes: u64,
+    /// Bound of the slots that batches are handed over in, bytes.
+    pub slots_bytes: u64,
 }
 
 impl WorkerOptions {
@@ -53,6 +60,9 @@ impl WorkerOptions {
             vcores: None,
             memory_limit_bytes: None,
             work_dir: None,
+            cache_dir: None,
+            cache_bytes: 64 << 30,
+            slots_bytes: 4 << 30,
         }
     }
 }
@@ -78,16 +88,47 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
         .unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
     let folder = WorkFolder::create(&base)?;
     let environment = Environment::open(folder.path())?;
+    let desk = Desk::open(desk_options(&options, &base)).await?;
+    let serving = tokio::spawn(desk.run(shutdown.clone()));
+    let ended = take_part(&options, &environment, &folder, &shutdown, joined).await;
+    if ended.is_err() {
+        serving.abort();
+    }
+    // Sessions end with the token, or were just given up.
+    let _ = serving.await;
+    ended
+}
+
+/// How the worker serves trainers; `base` is its folder for shuffles.
+fn desk_options(options: &WorkerOptions, base: &Path) -> DeskOptions {
+    let cache = options.cache_dir.clone().unwrap_or_else(|| base.join("blocks"));
+    DeskOptions {
+        host: options.host,
+        cache_dir: Some(cache.to_string_lossy().into_owned()),
+        cache_bytes: options.cache_bytes,
+        slots_bytes: options.slots_bytes,
+        ..DeskOptions::new(options.coordinator.clone(), options.name.clone())
+    }
+}
+
+/// Runs tasks as one executor after another.
+async fn take_part(
+    options: &WorkerOptions,
+    environment: &Environment,
+    folder: &WorkFolder,
+    shutdown: &CancellationToken,
+    joined: impl Fn(&str),
+) -> Result<()> {
     let vcores = options.vcores.unwrap_or_else(cores);
     let request = JoinRequest {
         name: options.name.clone(),
         vcores: vcores as u32,
     };
     while !shutdown.is_cancelled() {
-        let Some(reply) = join(&options.coordinator, &request, &shutdown).await? else {
+        let Some(reply) = join(&options.coordinator, &request, shutdown).await? else {
             break;
         };
-        let executor = executor(&options, &environment, &folder, &reply, vcores)?;
+        let executor = executor(options, environment, folder, &reply, vcores)?;
         let id = executor.executor_id.clone();
         // The flag belongs to the process, and the executor before this one raised it when it stopped.
         TERMINATING.store(false, Ordering::Release);

@@ -14,6 +14,7 @@ use corpusmill_proto::control::{
     ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
 };
 use corpusmill_proto::{ChecksVersion, MESSAGE_BYTES_MAX};
+use corpusmill_serve::Directory;
 use futures::Stream;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -77,7 +78,8 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
     home.cluster = Some(Arc::clone(&cluster));
     home.target_partitions = home.target_partitions.or(Some(TARGET_PARTITIONS));
     // A home that cannot be used is told now, not to the first script.
-    Coordinator::open(home.clone()).await?;
+    let opened = Coordinator::open(home.clone()).await?;
+    let directory = Directory::new(whole_location(opened.warehouse().location()));
     let service = Arc::new(Service {
         home,
         cluster,
@@ -92,11 +94,20 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
     let running = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(server)
+        .add_service(directory.service())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.clone().cancelled_owned());
     ready(address);
     let served = running.await.map_err(|e| fail(e.to_string()));
     service.stop().await;
     served
+}
+
+/// A location that means the same in another process: workers have working folders of their own.
+fn whole_location(location: &str) -> String {
+    match std::path::absolute(location) {
+        Ok(path) if !location.contains("://") => path.to_string_lossy().into_owned(),
+        _ => location.to_owned(),
+    }
 }
 
 /// What the calls share.
