@@ -11,21 +11,16 @@ use crate::commands::Session;
 pub(crate) const HELP: &str = "\
 Examples:
   corpusmill coordinator --home /shared/mill
-  corpusmill coordinator --warehouse s3://lake/corpora
   corpusmill coordinator --listen 127.0.0.1:0        a port of the system's choice, written to standard output
 
 Workers and `corpusmill submit` need its address. It listens on this machine only: beyond that callers would have to show
-certificates, which this version cannot ask for. Workers reach the warehouse by themselves: a folder that is at the same
-path on all machines, or an object store, with its variables (AWS_…) set for all of them.";
+certificates, which this version cannot ask for. The home must be at the same path on all machines.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Coordinate {
     /// Where submit and workers call
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
     listen: SocketAddr,
-    /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9464 [default: nowhere]
-    #[arg(long, value_name = "ADDRESS")]
-    health: Option<SocketAddr>,
     /// Port of the scheduler, for workers; 0 is one of the system's choice
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     scheduler_port: u16,
@@ -38,10 +33,8 @@ pub(crate) struct Coordinate {
 pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
     let mut serving = ServeOptions::new(&session.global.home);
     serving.listen = options.listen;
-    serving.health = options.health;
     serving.cluster.port = options.scheduler_port;
     serving.coordinator = CoordinatorOptions {
-        warehouse: session.global.warehouse.clone(),
         target_partitions: options.target_partitions.map(|n| n as usize),
         ..CoordinatorOptions::new(&session.global.home)
     };

@@ -60,10 +60,7 @@ pub(crate) struct Build<'a> {
     request: BuildRequest,
     began: Instant,
     log: CorpusLog,
-    /// The newest version of ours.
     base: Option<Manifest>,
-    /// Another writer committed on top of it: the table does not hold what `base` says.
-    foreign: bool,
 }
 
 /// A build whose plan is made and whose place in the catalogue is known.
@@ -82,8 +79,7 @@ impl<'a> Build<'a> {
     /// Looks at what is there before a build of `corpus`.
     ///
     /// # Errors
-    /// When the table of the corpus cannot be read, or its newest version is not ours and the request is not for a
-    /// full build, which replaces it.
+    /// When the table of the corpus cannot be read, or its newest version is not ours.
     pub(crate) async fn new(
         workspace: &'a Workspace,
         session: &'a Session,
@@ -96,24 +92,9 @@ impl<'a> Build<'a> {
         let folder = layout.folder(&corpus_folder(corpus));
         let log = CorpusLog::open(corpus, Arc::clone(layout.store()), &prefix, folder.url()).await?;
         let base = match log.version() {
-            Some(_) => layout.warehouse().newest(corpus).await?,
+            Some(version) => Some(layout.warehouse().manifest(corpus, version).await?),
             None => None,
         };
-        let foreign = log.version() != base.as_ref().map(|base| base.version);
-        match (log.version(), &base) {
-            // Says who committed what, and what to do.
-            (Some(version), Some(_)) if foreign && !request.full => {
-                layout.warehouse().manifest(corpus, version).await?;
-            }
-            (Some(_), None) => {
-                return Err(CoordinatorError::Object(format!(
-                    "{}: {} holds a Delta table that corpusmill did not make: move it away, or give the corpus another name",
-                    statement.location(),
-                    folder.url()
-                )));
-            }
-            _ => {}
-        }
         Ok(Self {
             workspace,
             session,
@@ -122,7 +103,6 @@ impl<'a> Build<'a> {
             began: Instant::now(),
             log,
             base,
-            foreign,
         })
     }
 
@@ -207,7 +187,7 @@ impl<'a> Build<'a> {
         let objects = &self.workspace.objects;
         objects.take_seen();
         let first = CorpusPlan::new(self.session, self.statement, corpus).await?;
-        let mut seen = objects.take_seen();
+        let seen = objects.take_seen();
         let mode = views::Mode {
             full: self.request.full,
             dry: false,
@@ -222,12 +202,12 @@ impl<'a> Build<'a> {
         schema_change::check(&plan, self.base.as_ref(), self.request.replace)?;
         let all: Vec<u32> = (0..plan.options.shards).collect();
         let annotated = plan.annotated(self.session, &all).await?;
-        // The conditions were planned beside the query: together they are what the corpus depends on.
-        seen.add(objects.take_seen());
+        let seen = objects.take_seen();
         let physical = self.physical(&annotated).await?;
         let inputs = inputs_of(&physical);
+        let functions: Vec<(String, String)> = seen.functions.into_iter().collect();
         let mut parts = vec![inputs.fingerprint.clone(), layout_digest(&plan)];
-        parts.extend(seen.digests());
+        parts.extend(functions.iter().map(|(name, digest)| format!("{name} {digest}")));
         if uses_run_time(&annotated)? {
             parts.push(logical.timestamp_millis().to_string());
         }
@@ -238,7 +218,7 @@ impl<'a> Build<'a> {
             physical,
             inputs,
             fingerprint,
-            functions: seen.functions.into_iter().collect(),
+            functions,
             views,
             logical,
             resumed: None,
@@ -333,7 +313,6 @@ impl<'a> Build<'a> {
         let expectations = gate::judge(self, planned, id, &receipts).await?;
         let mut manifest = manifest::assemble(self, planned, id, &receipts, &steps, expectations)?;
         if let Some(base) = &self.base
-            && !self.foreign
             && manifest::same_version(base, &manifest)
         {
             let note = format!(
@@ -439,14 +418,14 @@ impl<'a> Build<'a> {
         failpoint::hit("before-commit");
         let publication = Publication {
             build: id,
-            base: self.log.version(),
-            foreign: self.foreign,
+            base: self.base.as_ref().map(|base| base.version),
             add: &manifest.shard_files,
             remove: self.base.as_ref().map_or(&[], |base| &base.shard_files),
             schema: &planned.plan.schema,
-            new_schema: self.base.as_ref().is_some_and(|base| {
-                self.foreign || base.columns != manifest.columns || base.partition_by != manifest.partition_by
-            }),
+            new_schema: self
+                .base
+                .as_ref()
+                .is_some_and(|base| base.columns != manifest.columns || base.partition_by != manifest.partition_by),
             partition_by: &planned.plan.corpus.partitioned_by,
             manifest: &path,
             time_ms: now_ms(),

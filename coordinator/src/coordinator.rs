@@ -32,12 +32,15 @@ impl Coordinator {
     /// Opens the home of `options`, and makes it when it is not there.
     ///
     /// # Errors
-    /// [`CoordinatorError::Io`] when the folder cannot be made, [`CoordinatorError::Invalid`] when it has another
-    /// warehouse, [`CoordinatorError::NewerCatalog`] when a newer
+    /// [`CoordinatorError::Io`] when the folder cannot be made, [`CoordinatorError::NewerCatalog`] when a newer
     /// program wrote its catalogue, [`CoordinatorError::Catalog`] when that cannot be read.
     pub async fn open(options: CoordinatorOptions) -> Result<Self> {
-        let layout = Layout::new(&options.home, options.warehouse.as_deref())?;
-        layout.create()?;
+        let layout = Layout::new(&options.home)?;
+        std::fs::create_dir_all(layout.home()).map_err(|source| CoordinatorError::Io {
+            action: "create",
+            path: layout.home().to_owned(),
+            source,
+        })?;
         let catalog = Catalog::open(&layout.catalog()).await?;
         let workspace = Workspace::new(catalog, layout, &options);
         Ok(Self {

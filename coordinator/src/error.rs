@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 use std::path::PathBuf;
 
-use corpusmill_corpus::{CorpusError, store_advice, store_message, store_retry};
-use corpusmill_operators::{OperatorError, chain, short_of_memory, with_sources};
+use corpusmill_corpus::CorpusError;
+use corpusmill_operators::{OperatorError, with_sources};
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
 use deltalake_core::DeltaTableError;
@@ -108,18 +108,6 @@ pub enum CoordinatorError {
         /// The folder that was written to.
         location: String,
     },
-    /// An operator needs more memory than it may have, and cannot spill.
-    #[error("{place}: memory is short in {holder}: {message}; {fix}")]
-    OutOfMemory {
-        /// The statement: what was being built.
-        place: String,
-        /// The process.
-        holder: String,
-        /// What the engine says.
-        message: String,
-        /// What to do.
-        fix: &'static str,
-    },
     /// A person stopped the statement.
     #[error("stopped; run the same command to go on from the last finished split")]
     Cancelled,
@@ -138,7 +126,7 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Corpus(#[from] CorpusError),
     /// The Delta table cannot be read or written.
-    #[error("{place}: Delta table: {}", delta_message(.source))]
+    #[error("{place}: Delta table: {source}")]
     Delta {
         /// The corpus.
         place: String,
@@ -147,7 +135,7 @@ pub enum CoordinatorError {
         source: Box<DeltaTableError>,
     },
     /// Storage failed.
-    #[error("cannot {action} {path}: {}", store_message(.source))]
+    #[error("cannot {action} {path}: {source}")]
     Store {
         /// What was tried: `read`, `write`, `list`.
         action: &'static str,
@@ -207,22 +195,18 @@ impl CoordinatorError {
             Self::Locked { .. } | Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
             Self::Cluster(_) => true,
             Self::Remote { kind, .. } => *kind == RemoteKind::Busy,
-            Self::Store { source, .. } => store_retry(source),
+            Self::Store { source, .. } => matches!(source, object_store::Error::Generic { .. }),
             _ => false,
         }
     }
 
-    /// Puts an error of the engine in its place: ours are unpacked, a full disk is called so. `location` is what was
-    /// written to when no object is named.
+    /// Puts an error of the engine in its place: ours are unpacked, a full disk is called so.
     pub(crate) fn engine(place: &str, location: &str, error: DataFusionError) -> Self {
         if is_disk_full(&error) {
             return Self::DiskFull {
                 place: place.to_owned(),
-                location: full_place(&error, location),
+                location: location.to_owned(),
             };
-        }
-        if let Some(short) = short_of_memory(&error) {
-            return Self::short(place, short);
         }
         match find_operator(&error) {
             Some((message, transient)) => Self::Operator {
@@ -251,37 +235,18 @@ impl CoordinatorError {
         }
     }
 
-    /// The same for errors that are one of ours already; those that do not say yet where in the script they are, by
-    /// `line`, get their place.
-    pub(crate) fn at(self, place: &str, line: &str, location: &str) -> Self {
+    /// The same for errors that are one of ours already; those of the engine get their place.
+    pub(crate) fn at(self, place: &str, location: &str) -> Self {
         let place = place.to_owned();
-        let placed = |text: String| match text.starts_with(line) {
-            true => text,
-            false => format!("{line}: {text}"),
-        };
         if is_disk_full(&self) {
             return Self::DiskFull {
                 place,
-                location: full_place(&self, location),
+                location: location.to_owned(),
             };
-        }
-        if let Some(short) = short_of_memory(&self) {
-            return Self::short(&place, short);
         }
         match self {
             Self::Sql(source @ SqlError::Engine(_)) => Self::Engine { place, source },
-            Self::Invalid(text) => Self::Invalid(placed(text)),
-            Self::Object(text) => Self::Object(placed(text)),
             other => other,
-        }
-    }
-
-    fn short(place: &str, message: &str) -> Self {
-        Self::OutOfMemory {
-            place: place.to_owned(),
-            holder: "this process".to_owned(),
-            message: message.to_owned(),
-            fix: "raise --memory-limit, or lower --target-partitions or --batch-size: none of them changes a corpus",
         }
     }
 }
@@ -292,36 +257,28 @@ impl From<DataFusionError> for CoordinatorError {
     }
 }
 
-/// What Delta says, or what can be done about the store that its log lies in.
-fn delta_message(error: &DeltaTableError) -> String {
-    store_advice(error).map_or_else(|| error.to_string(), ToString::to_string)
-}
-
 /// Whether the operating system said ENOSPC (or EDQUOT) somewhere below `error`.
 fn is_disk_full(error: &(dyn StdError + 'static)) -> bool {
-    use std::io::ErrorKind;
-    chain(error)
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
-}
-
-/// The object that could not be written, when a write of ours is below `error`.
-fn object_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
-    corpusmill_operators::object_in(error)
-        .or_else(|| chain(error).find_map(|cause| match cause.downcast_ref::<CoordinatorError>()? {
-            CoordinatorError::Store { path, .. } | CoordinatorError::Corpus(CorpusError::Store { path, .. }) => {
-                Some(path.as_str())
-            }
-            _ => None,
-        }))
-}
-
-/// The warehouse with the object in it, or what else was written to.
-fn full_place(error: &(dyn StdError + 'static), location: &str) -> String {
-    match object_in(error) {
-        Some(object) => format!("{location} (writing {object})"),
-        None => location.to_owned(),
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| {
+            matches!(
+                io.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
+        }) {
+            return true;
+        }
+        // An io::Error may carry another error that `source` skips.
+        if let Some(inner) = io.and_then(std::io::Error::get_ref)
+            && is_disk_full(inner)
+        {
+            return true;
+        }
+        next = error.source();
     }
+    false
 }
 
 /// What an operator of ours said, when one is the cause of `error`, and whether a retry may help.
@@ -330,7 +287,18 @@ fn find_operator(error: &DataFusionError) -> Option<(String, bool)> {
 }
 
 fn operator_in(error: &DataFusionError) -> Option<&OperatorError> {
-    chain(error).find_map(|cause| cause.downcast_ref::<OperatorError>())
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(operator) = error.downcast_ref::<OperatorError>() {
+            return Some(operator);
+        }
+        next = match error.downcast_ref::<DataFusionError>() {
+            // The engine's `source` skips the outermost boxed error.
+            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
+            _ => error.source(),
+        };
+    }
+    None
 }
 
 #[cfg(test)]

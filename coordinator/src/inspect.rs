@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
-use corpusmill_sql::{ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, Statement, StatementKind};
+use corpusmill_sql::{ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, SqlText, StatementKind};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::DataFusionError;
@@ -110,7 +110,6 @@ pub(crate) async fn show(workspace: &Workspace, show: Show) -> Result<Outcome> {
             .await
         }
         Show::Tokenizers => show_objects(workspace, Space::Tokenizer, &[ObjectKind::Tokenizer]).await,
-        Show::Models => show_objects(workspace, Space::Model, &[ObjectKind::Model]).await,
         Show::Functions => show_objects(workspace, Space::Function, &[ObjectKind::Function]).await,
         Show::Schedules => show_schedules(workspace).await,
         other => Err(CoordinatorError::Invalid(format!(
@@ -208,16 +207,10 @@ async fn show_schedules(workspace: &Workspace) -> Result<Outcome> {
         .rows()
 }
 
-/// `DESCRIBE`: the columns of a relation, or the definition of a tokenizer, model or function.
-pub(crate) async fn describe(
-    workspace: &Workspace,
-    session: &Session,
-    statement: &Statement,
-    object: &ObjectRef,
-) -> Result<Outcome> {
+/// `DESCRIBE`: the columns of a relation, or the definition of a tokenizer or function.
+pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &ObjectRef) -> Result<Outcome> {
     let space = match object.kind {
         Some(ObjectKind::Tokenizer) => Some(Space::Tokenizer),
-        Some(ObjectKind::Model) => Some(Space::Model),
         Some(ObjectKind::Function) => Some(Space::Function),
         _ => None,
     };
@@ -240,8 +233,12 @@ pub(crate) async fn describe(
         .split('.')
         .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
         .collect();
-    let query = format!("SELECT * FROM {}", quoted.join("."));
-    let plan = session.plan_generated(&query, &statement.text).await?;
+    let query = SqlText::at(
+        &format!("SELECT * FROM {}", quoted.join(".")),
+        "<describe>",
+        object.position,
+    );
+    let plan = session.plan_query(&query).await?;
     let fields = plan.schema().fields();
     Table::new()
         .text("column", fields.iter().map(|f| Some(f.name())))

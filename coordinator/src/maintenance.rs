@@ -27,12 +27,11 @@ pub(crate) async fn corpora(workspace: &Workspace) -> Result<Vec<CorpusInfo>> {
     let warehouse = workspace.layout.warehouse();
     let mut infos = Vec::new();
     for name in warehouse.corpora().await? {
-        let Some(manifest) = warehouse.newest(&name).await? else {
-            continue;
-        };
+        let (_, version) = warehouse.resolve(&name).await?;
+        let manifest = warehouse.manifest(&name, version).await?;
         infos.push(CorpusInfo {
             schedule: schedule_of(workspace, &name).await?,
-            version: manifest.version,
+            version,
             rows: manifest.rows,
             bytes: manifest.bytes,
             shards: manifest.shard_files.len(),
@@ -100,7 +99,6 @@ fn reading<'a>(
             rows_expected: Some(rows_expected),
             bytes_read,
             rows_written: 0,
-            spilled_bytes: 0,
             splits_done: 0,
             elapsed: began.elapsed(),
         });
@@ -176,13 +174,7 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
     sweep.report.dry_run = dry_run;
     sweep.folder("_staging", |_| false).await?;
     for corpus in workspace.layout.warehouse().corpora().await? {
-        let Some(known) = files_of_all_versions(workspace, &corpus).await? else {
-            workspace.event(Event::Warning(format!(
-                "corpus {corpus} has versions that corpusmill did not make: nothing of it is swept, so that none of \
-                 their files is lost"
-            )));
-            continue;
-        };
+        let known = files_of_all_versions(workspace, &corpus).await?;
         sweep
             .folder(&corpus_folder(&corpus), |path| {
                 path.starts_with("_delta_log/") || known.contains(path)
@@ -225,19 +217,17 @@ fn current_views(builds: &[BuildRow], oldest_kept_ms: i64) -> Vec<String> {
         .collect()
 }
 
-/// The files that versions of a corpus name; `None` when another writer made one of the versions.
-async fn files_of_all_versions(workspace: &Workspace, corpus: &str) -> Result<Option<BTreeSet<String>>> {
+async fn files_of_all_versions(workspace: &Workspace, corpus: &str) -> Result<BTreeSet<String>> {
     let warehouse = workspace.layout.warehouse();
     let mut known = BTreeSet::new();
     for version in warehouse.versions(corpus).await? {
-        let Some(path) = warehouse.version(corpus, version).await?.manifest else {
-            return Ok(None);
-        };
-        known.insert(path);
+        if let Some(path) = warehouse.version(corpus, version).await?.manifest {
+            known.insert(path);
+        }
         let manifest: Manifest = warehouse.manifest(corpus, version).await?;
         known.extend(files_of(&manifest));
     }
-    Ok(Some(known))
+    Ok(known)
 }
 
 struct Sweep<'a> {

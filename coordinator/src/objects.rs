@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use corpusmill_corpus::{CorpusError, Manifest, StoreOptions, open_store};
 use corpusmill_operators::RowFile;
 use corpusmill_sql::{
-    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, Model, ObjectKind, Objects, Relation,
+    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, ObjectKind, Objects, Relation,
     Result as SqlResult, SqlError, Statement, StatementKind, Tokenizer, parse_script,
 };
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -22,13 +22,8 @@ use object_store::ObjectStoreExt as _;
 
 use crate::catalog::{Catalog, ObjectRow, Space};
 use crate::error::{CoordinatorError, Result};
-use crate::inputs::digest;
 use crate::layout::{Layout, corpus_folder, view_folder};
 use crate::report::BuildState;
-
-mod models;
-
-pub(crate) use models::describe_model;
 
 /// Column of the quarantine that names the expectation.
 const REASON: &str = "_reason";
@@ -50,25 +45,10 @@ pub(crate) struct CatalogObjects {
 pub(crate) struct Seen {
     /// Materialised views.
     pub(crate) views: BTreeSet<String>,
-    /// External tables with the digest of their definition: a plan does not show how their files are read.
-    pub(crate) tables: BTreeMap<String, String>,
-    /// Tokenizers and functions with their digest: a plan shows their names only.
+    /// Corpora with the version that was taken.
+    pub(crate) corpora: BTreeMap<String, u64>,
+    /// Tokenizers and functions with their digest.
     pub(crate) functions: BTreeMap<String, String>,
-}
-
-impl Seen {
-    /// Adds what another plan of the same statement asked for.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.views.extend(other.views);
-        self.tables.extend(other.tables);
-        self.functions.extend(other.functions);
-    }
-
-    /// What a fingerprint needs beside plan and input files.
-    pub(crate) fn digests(&self) -> impl Iterator<Item = String> {
-        let named = self.tables.iter().chain(&self.functions);
-        named.map(|(name, digest)| format!("{name} {digest}"))
-    }
 }
 
 impl CatalogObjects {
@@ -111,11 +91,6 @@ impl CatalogObjects {
         };
         if object.kind == ObjectKind::Corpus.words() {
             return Ok(None);
-        }
-        if object.kind == ObjectKind::Table.words() {
-            self.note(|seen| {
-                seen.tables.insert(format!("table {name}"), digest(&object.sql));
-            });
         }
         if object.kind == ObjectKind::MaterializedView.words() {
             self.note(|seen| {
@@ -199,6 +174,9 @@ impl CatalogObjects {
             Err(CorpusError::NotFound { what: "corpus", .. }) => return Ok(None),
             manifest => manifest?,
         };
+        self.note(|seen| {
+            seen.corpora.insert(name.to_owned(), version);
+        });
         Ok(Some(self.corpus_table(name, version, &manifest)?))
     }
 
@@ -276,7 +254,7 @@ impl CatalogObjects {
         };
         self.note(|seen| {
             seen.functions
-                .insert(format!("function {name}"), digest(&object.sql));
+                .insert(format!("function {name}"), crate::inputs::digest(&object.sql));
         });
         Ok(Some(create))
     }
@@ -301,7 +279,6 @@ impl CatalogObjects {
         }
         for (space, kind) in [
             (Space::Tokenizer, ObjectKind::Tokenizer),
-            (Space::Model, ObjectKind::Model),
             (Space::Function, ObjectKind::Function),
         ] {
             let objects = self.catalog.objects(space).await?;
@@ -405,7 +382,6 @@ pub(crate) fn resolve_paths(statement: &mut Statement, base: &FilePath) {
     };
     match &mut statement.kind {
         StatementKind::CreateTokenizer(create) => create.uri = absolute(&create.uri),
-        StatementKind::CreateModel(create) => create.uri = absolute(&create.uri),
         StatementKind::CreateExternalTable(create) => {
             for location in &mut create.locations {
                 *location = absolute(location);
@@ -471,10 +447,6 @@ impl Objects for CatalogObjects {
 
     async fn tokenizer(&self, name: &str) -> SqlResult<Option<Arc<Tokenizer>>> {
         self.tokenizer_of(name).await.map_err(to_sql)
-    }
-
-    async fn model(&self, name: &str) -> SqlResult<Option<Arc<Model>>> {
-        self.model_of(name).await.map_err(to_sql)
     }
 
     async fn function(&self, name: &str) -> SqlResult<Option<CreateFunction>> {

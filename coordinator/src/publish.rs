@@ -43,8 +43,6 @@ pub(crate) struct Publication<'a> {
     pub(crate) build: &'a str,
     /// The version that was current when the build began; `None` before the first.
     pub(crate) base: Option<u64>,
-    /// That version is another writer's: what the table holds goes, whoever put it there.
-    pub(crate) foreign: bool,
     /// All shards of the new version.
     pub(crate) add: &'a [ShardFile],
     /// All shards of the version before.
@@ -119,9 +117,8 @@ impl CorpusLog {
             return Ok(version);
         }
         let next = publication.base.map_or(0, |base| base + 1);
-        let corpus = self.corpus.clone();
-        let conflict = move || CoordinatorError::Conflict {
-            corpus: corpus.clone(),
+        let conflict = || CoordinatorError::Conflict {
+            corpus: self.corpus.clone(),
             version: next,
         };
         if self.version() != publication.base {
@@ -131,12 +128,6 @@ impl CorpusLog {
             None => self.create(publication, next).await,
             Some(_) => self.append(publication, next).await,
         };
-        if made.is_err() && self.reload().await.is_ok() {
-            // The answer to a commit that had been made may be lost: the repeated one then finds its own.
-            if let Some(version) = self.version_of(publication.build).await? {
-                return Ok(version);
-            }
-        }
         match made {
             Ok(version) if version == next => Ok(version),
             Ok(_) => Err(conflict()),
@@ -177,12 +168,7 @@ impl CorpusLog {
             .with_name(self.corpus.clone())?;
             actions.push(Action::Metadata(metadata));
         }
-        if publication.foreign {
-            let files = state.log_data();
-            actions.extend(files.iter().map(|file| Action::Remove(file.remove_action(true))));
-        } else {
-            actions.extend(removes(publication));
-        }
+        actions.extend(removes(publication));
         actions.extend(adds(publication));
         let operation = DeltaOperation::Write {
             mode: SaveMode::Overwrite,

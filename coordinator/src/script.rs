@@ -35,7 +35,7 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
             line: statement.position().line as usize,
             summary: statement.summary(),
         });
-        let (place, location) = (statement.place(), statement.location());
+        let place = statement.place();
         let deliver = async {
             let outcome = execute(coordinator, &session, statement).await?;
             sink.outcome(outcome).await
@@ -45,7 +45,7 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
             // Builds stop by themselves, cleanly; this is for queries, which have nothing to keep.
             () = stopped(workspace, statement) => Err(CoordinatorError::Cancelled),
         };
-        result.map_err(|error| error.at(&place, &location, workspace.location()))?;
+        result.map_err(|error| error.at(&place, workspace.location()))?;
     }
     Ok(())
 }
@@ -80,7 +80,6 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
     }
     match &statement.kind {
         StatementKind::CreateTokenizer(create) => statements::create_tokenizer(workspace, statement, create).await,
-        StatementKind::CreateModel(create) => statements::create_model(workspace, statement, create).await,
         StatementKind::CreateFunction(create) => {
             statements::create_function(workspace, session, statement, create).await
         }
@@ -105,7 +104,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
         StatementKind::AlterCorpus(alter) => statements::alter_corpus(workspace, alter).await,
         StatementKind::Drop(drop) => statements::drop_object(workspace, drop).await,
         StatementKind::Show(show) => inspect::show(workspace, *show).await,
-        StatementKind::Describe(object) => inspect::describe(workspace, session, statement, object).await,
+        StatementKind::Describe(object) => inspect::describe(workspace, session, object).await,
         StatementKind::Query(_) | StatementKind::Explain(_) | StatementKind::CopyTo(_) => {
             Ok(Outcome::Rows(rows(session, statement).await?))
         }

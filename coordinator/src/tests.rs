@@ -1,7 +1,5 @@
 //! Builds from the outside: what a script gives, what is on disk after it, and after it was killed.
 
-mod stopped;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

@@ -166,16 +166,6 @@ impl Shingler {
         self.chars.as_deref()
     }
 
-    /// The shingles of words as text, in the order of [`words`](Self::words): words in lower case, single spaces between.
-    /// Nothing for a text that was read by characters.
-    pub fn word_shingles(&self) -> impl Iterator<Item = &str> {
-        let by_words = self.options.unit == ShingleUnit::Word;
-        let units = if by_words { self.starts.len().saturating_sub(1) } else { 0 };
-        let n = self.options.words.min(units);
-        let count = if n == 0 { 0 } else { units - n + 1 };
-        (0..count).map(move |i| &self.joined[self.starts[i]..self.starts[i + n] - 1])
-    }
-
     /// Turns the shingles into sets: sorted, each once.
     pub fn make_sets(&mut self) {
         for hashes in [&mut self.words, &mut self.chars].into_iter().flatten() {

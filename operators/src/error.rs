@@ -72,14 +72,6 @@ pub enum OperatorError {
     /// The corpus format failed.
     #[error(transparent)]
     Corpus(#[from] corpusmill_corpus::CorpusError),
-    /// A model cannot be read or run.
-    #[error("model {name}: {source}")]
-    Model {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: crate::encoder::EncoderError,
-    },
     /// A receipt cannot be read.
     #[error("receipt {path} is unreadable; remove it and run the statement again")]
     Receipt {
@@ -104,19 +96,18 @@ pub struct Violation {
 }
 
 impl OperatorError {
-    pub(crate) fn model(spec: &crate::ModelSpec, source: crate::encoder::EncoderError) -> Self {
-        Self::Model {
-            name: spec.source.name.clone(),
-            source,
-        }
-    }
-
     /// Whether the same step may succeed when it is run again, unchanged.
     #[must_use]
     pub fn retry(&self) -> bool {
         match self {
             Self::Exchange { .. } => true,
-            Self::Store { source, .. } => corpusmill_corpus::store_retry(source),
+            Self::Store { source, .. } => !matches!(
+                source,
+                object_store::Error::PermissionDenied { .. }
+                    | object_store::Error::Unauthenticated { .. }
+                    | object_store::Error::NotSupported { .. }
+                    | object_store::Error::InvalidPath { .. }
+            ),
             Self::Corpus(error) => error.retry(),
             _ => false,
         }

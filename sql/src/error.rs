@@ -189,7 +189,6 @@ pub(crate) fn engine_message(error: &DataFusionError) -> String {
         DataFusionError::Shared(inner) => engine_message(inner),
         DataFusionError::Collection(errors) => errors.iter().map(engine_message).collect::<Vec<_>>().join("; "),
         DataFusionError::External(inner) => inner.to_string(),
-        DataFusionError::ObjectStore(inner) => corpusmill_corpus::store_message(inner),
         other => other.message().into_owned(),
     }
 }
@@ -204,7 +203,9 @@ fn is_transient(error: &DataFusionError) -> bool {
                 | std::io::ErrorKind::InvalidData
                 | std::io::ErrorKind::InvalidInput
         ),
-        DataFusionError::ObjectStore(error) => corpusmill_corpus::store_retry(error),
+        DataFusionError::ObjectStore(error) => {
+            matches!(error.as_ref(), object_store::Error::Generic { .. })
+        }
         _ => false,
     }
 }

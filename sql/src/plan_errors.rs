@@ -167,7 +167,7 @@ async fn describe_unknown_function(name: &str, session: &Session) -> String {
 }
 
 fn describe_unknown_table_function(name: &str) -> String {
-    let known = crate::table_functions::NAMES.iter().map(|name| (*name).to_string());
+    let known = crate::table_functions::NAMES.map(String::from);
     match nearest(name, known) {
         Some(near) => format!("unknown table function '{name}' (did you mean '{near}'?)"),
         None => format!("unknown table function '{name}'"),
@@ -177,11 +177,7 @@ fn describe_unknown_table_function(name: &str) -> String {
 /// The first line, without the engine's appeals to add casts or report bugs.
 fn one_sentence(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
-    // What one of our functions says about its arguments stands between two remarks of the engine.
-    let ours = first
-        .split_once("user-defined coercion failed with: Error during planning: ")
-        .map(|(_, ours)| ours.split(" No function matches").next().unwrap_or(ours));
-    ours.unwrap_or(first).trim_end_matches('.').to_string()
+    first.trim_end_matches('.').to_string()
 }
 
 /// Names in single quotes, in order.

@@ -12,7 +12,6 @@ mod create;
 mod cursor;
 mod inspect;
 mod lexer;
-mod model;
 mod rewrite;
 
 use datafusion::common::DataFusionError;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use corpusmill_operators::PlanPredictions;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -28,7 +27,7 @@ use crate::sources;
 use crate::sources::stores::StoresOnDemand;
 use crate::statement::{CreateExternalTable, CreateView, Statement, StatementKind};
 use crate::table_functions;
-use crate::{asof, bind, expectations, models};
+use crate::{asof, bind, expectations};
 
 /// How much of the machine a session may use.
 #[derive(Debug, Clone)]
@@ -136,7 +135,7 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         disk.set_mode(DiskManagerMode::Directories(vec![folder.clone()]));
     }
     let mut runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(Arc::new(StoresOnDemand::default()))
+        .with_object_store_registry(Arc::new(StoresOnDemand::new()))
         .with_disk_manager_builder(disk);
     if let Some(bytes) = options.memory_limit_bytes {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
@@ -145,7 +144,6 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         .with_config(config)
         .with_runtime_env(runtime.build_arc()?)
         .with_default_features()
-        .with_physical_optimizer_rules(PlanPredictions::before_all())
         .build();
     for function in functions::all(run_time) {
         function.register(&mut state)?;
@@ -272,11 +270,8 @@ impl Session {
         Scope::with_stand_in(name, table, Box::pin(self.plan_engine(&statement, text))).await
     }
 
-    /// Plans SQL that we wrote ourselves on behalf of `text`; faults point at `text`, not at what we wrote.
-    ///
-    /// # Errors
-    /// As [`Session::plan`].
-    pub async fn plan_generated(&self, sql: &str, text: &SqlText) -> Result<LogicalPlan> {
+    /// Plans SQL that we wrote ourselves on behalf of `text`; faults point at `text` as a whole.
+    pub(crate) async fn plan_generated(&self, sql: &str, text: &SqlText) -> Result<LogicalPlan> {
         let query = script::parse_query(&SqlText::file(sql, "<generated>"))?;
         let mut statement = EngineStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
         match self.plan_rewritten(&mut statement, text).await {
@@ -371,12 +366,7 @@ impl Session {
         }
         // Planning awaits the objects it names, so the state is copied out of its lock first.
         let state = self.inner.context.state();
-        let planned = async {
-            let plan = Box::pin(state.statement_to_plan(statement.clone())).await?;
-            bind::bind_models(plan)
-        };
-        let query = query_of(&mut statement.clone()).cloned();
-        let plan = Box::pin(models::with_named(self, query.as_ref(), text, planned)).await??;
+        let plan = Box::pin(state.statement_to_plan(statement.clone())).await?;
         bind::bind_tokenizers(self, plan, text).await
     }
 }

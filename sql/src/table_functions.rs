@@ -12,14 +12,7 @@
 
 mod arguments;
 mod assign_split;
-mod clusters;
-mod connected_components;
-mod contamination;
 mod exact_duplicates;
-mod label_conflicts;
-mod media_duplicates;
-pub(crate) mod ml_predict;
-mod near_duplicates;
 pub(crate) mod read_blob;
 
 use std::sync::Arc;
@@ -34,23 +27,19 @@ use crate::asof::AsofPlanner;
 use arguments::Arguments;
 
 /// Names of all table functions of this build.
-pub(crate) const NAMES: &[&str] = &[
-    "assign_split",
-    "connected_components",
-    "contamination",
-    "exact_duplicates",
-    "label_conflicts",
-    "media_duplicates",
-    "ml_predict",
-    "near_duplicates",
-    "read_blob",
-];
+pub(crate) const NAMES: [&str; 3] = ["assign_split", "exact_duplicates", "read_blob"];
 
 /// Table functions of the dialect that a later part brings.
-const LATER: &[&str] = &[
+const LATER: [&str; 15] = [
+    "near_duplicates",
+    "media_duplicates",
     "semantic_duplicates",
+    "contamination",
     "hash_match",
+    "connected_components",
     "resolve_labels",
+    "label_conflicts",
+    "ml_predict",
     "nearest_neighbors",
     "hard_negatives",
     "stratified_sample",
@@ -113,12 +102,6 @@ impl TableFunctionPlanner {
         match function {
             "assign_split" => assign_split::plan(arguments, context),
             "exact_duplicates" => exact_duplicates::plan(arguments, context),
-            "connected_components" => connected_components::plan(arguments),
-            "contamination" => contamination::plan(arguments),
-            "label_conflicts" => label_conflicts::plan(arguments),
-            "media_duplicates" => media_duplicates::plan(arguments, context),
-            "near_duplicates" => near_duplicates::plan(arguments, context),
-            "ml_predict" => ml_predict::plan(arguments),
             _ => read_blob::plan(arguments),
         }
     }

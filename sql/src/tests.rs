@@ -1,11 +1,8 @@
 //! Statements planned and run, end to end inside this crate.
 
 mod asof;
-mod codec;
 mod corpora;
 mod functions;
-mod graphs;
-mod near_duplicates;
 mod planning;
 mod python;
 mod sources;

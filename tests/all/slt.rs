@@ -9,33 +9,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use arrow::datatypes::DataType;
 use corpusmill_coordinator::CoordinatorError;
-use corpusmill_tests::{Database, Place, Sandbox, repository, run_on, without_paths};
+use corpusmill_tests::{Database, repository};
 use sqllogictest::{
     AsyncDB, DBOutput, DefaultColumnType, Runner, default_normalizer, default_validator, strict_column_validator,
 };
 
-/// Where the statements of a file run.
-enum Connection {
-    Here(Database),
-    /// On a coordinator and two workers, all processes of their own.
-    Cluster(Sandbox),
-}
-
-impl Connection {
-    fn place(&self) -> &Place {
-        match self {
-            Self::Here(database) => database.place(),
-            Self::Cluster(sandbox) => sandbox.place(),
-        }
-    }
-
-    fn cluster() -> Result<Self> {
-        let mut sandbox = Sandbox::new(Place::new()?)?;
-        sandbox.worker(None)?;
-        sandbox.worker(None)?;
-        sandbox.wait_for_workers(2)?;
-        Ok(Self::Cluster(sandbox))
-    }
+struct Connection {
+    database: Database,
 }
 
 /// The coordinator's error, with the paths of this run taken out.
@@ -64,15 +44,11 @@ impl AsyncDB for Connection {
     type ColumnType = DefaultColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Told> {
-        let told = |error: CoordinatorError| Told(without_paths(&error.to_string(), self.place()));
-        let answer = match self {
-            Self::Here(database) => database.run(sql).await,
-            Self::Cluster(sandbox) => run_on(sandbox, sql).await,
-        };
-        let answer = answer.map_err(told)?;
+        let told = |error: CoordinatorError| Told(self.database.without_paths(&error.to_string()));
+        let answer = self.database.run(sql).await.map_err(told)?;
         Ok(match (answer.rows, answer.build) {
             (Some((types, rows)), _) => {
-                let clean = |value: String| without_paths(&value, self.place());
+                let clean = |value: String| self.database.without_paths(&value);
                 let rows = rows
                     .into_iter()
                     .map(|row| row.into_iter().map(clean).collect())
@@ -99,17 +75,14 @@ fn files() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-async fn run(file: PathBuf, cluster: bool) -> Result<()> {
+async fn run(file: PathBuf) -> Result<()> {
     let connect = || async {
-        let connection = match cluster {
-            true => Connection::cluster(),
-            false => Database::new().await.map(Connection::Here),
-        };
-        connection.map_err(|error| Told(format!("{error:#}")))
+        let database = Database::new().await.map_err(|error| Told(format!("{error:#}")))?;
+        Ok(Connection { database })
     };
     let mut runner = Runner::new(connect);
     runner.with_column_validator(strict_column_validator);
-    if std::env::var_os("UPDATE_SLT").is_some() && !cluster {
+    if std::env::var_os("UPDATE_SLT").is_some() {
         let update = runner.update_test_file(
             &file,
             " ",
@@ -125,15 +98,6 @@ async fn run(file: PathBuf, cluster: bool) -> Result<()> {
 
 #[test]
 fn sql_answers_as_written() -> Result<()> {
-    each_file(false)
-}
-
-#[test]
-fn sql_answers_as_written_on_two_workers() -> Result<()> {
-    each_file(true)
-}
-
-fn each_file(cluster: bool) -> Result<()> {
     let files = files()?;
     assert!(!files.is_empty(), "tests/slt is empty");
     let mut failed = Vec::new();
@@ -147,7 +111,7 @@ fn each_file(cluster: bool) -> Result<()> {
                     .enable_all()
                     .thread_stack_size(16 << 20)
                     .build()?;
-                runtime.block_on(run(file, cluster))
+                runtime.block_on(run(file))
             })?;
         match thread.join() {
             Ok(Ok(())) => {}

@@ -11,11 +11,9 @@
 mod database;
 mod place;
 mod program;
-mod s3;
 mod sandbox;
 
-pub use database::{Answer, Database, run_on, without_paths};
-pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
+pub use database::{Answer, Database};
+pub use place::{Place, dataset, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
-pub use s3::S3;
 pub use sandbox::Sandbox;

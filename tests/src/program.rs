@@ -53,7 +53,6 @@ impl Program {
         let mut command = Command::new(program()?);
         command
             .args(arguments)
-            .envs(place.environment().iter().map(|(name, value)| (name, value)))
             .env("CORPUSMILL_HOME", place.home())
             .current_dir(place.path());
         command
@@ -70,21 +69,13 @@ impl Program {
         self
     }
 
-    /// Takes an environment variable away.
-    #[must_use]
-    pub fn without(mut self, name: &str) -> Self {
-        self.command.env_remove(name);
-        self
-    }
-
     /// Sends its standard error to a file of the place: a pipe that nobody reads would stop it.
     ///
     /// # Errors
     /// When the file cannot be made.
     pub fn log_to(mut self, name: &str) -> Result<Self> {
         let folder = self.command.get_current_dir().unwrap_or(Path::new("."));
-        let path = folder.join(name);
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+        let file = std::fs::File::create(folder.join(name))?;
         self.command.stderr(file);
         Ok(self)
     }

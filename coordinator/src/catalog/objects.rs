@@ -13,8 +13,6 @@ pub(crate) enum Space {
     Relation,
     /// Tokenizers.
     Tokenizer,
-    /// Models.
-    Model,
     /// Functions.
     Function,
 }
@@ -24,7 +22,6 @@ impl Space {
         match self {
             Self::Relation => "relation",
             Self::Tokenizer => "tokenizer",
-            Self::Model => "model",
             Self::Function => "function",
         }
     }

@@ -29,9 +29,7 @@ pub(super) fn parse_create(cursor: &mut Cursor<'_>, prefix: Prefix) -> Result<Cr
         query: cursor.text().clone(),
     };
     let elements = cursor.position();
-    if !cursor.eat_token(&Token::LParen) {
-        return Err(cursor.expected(&format!("(PRIMARY KEY (column, …)) after CREATE CORPUS {}", corpus.name)));
-    }
+    cursor.expect_token(&Token::LParen)?;
     loop {
         parse_element(cursor, &mut corpus)?;
         if !cursor.eat_token(&Token::Comma) {
