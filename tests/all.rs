@@ -10,6 +10,8 @@ mod cli;
 mod cluster;
 #[path = "all/docs_sql.rs"]
 mod docs_sql;
+#[path = "all/health.rs"]
+mod health;
 #[path = "all/house.rs"]
 mod house;
 #[path = "all/interop.rs"]

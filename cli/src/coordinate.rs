@@ -21,6 +21,9 @@ pub(crate) struct Coordinate {
     /// Where submit and workers call
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
     listen: SocketAddr,
+    /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9464 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    health: Option<SocketAddr>,
     /// Port of the scheduler, for workers; 0 is one of the system's choice
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     scheduler_port: u16,
@@ -33,6 +36,7 @@ pub(crate) struct Coordinate {
 pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
     let mut serving = ServeOptions::new(&session.global.home);
     serving.listen = options.listen;
+    serving.health = options.health;
     serving.cluster.port = options.scheduler_port;
     serving.coordinator = CoordinatorOptions {
         target_partitions: options.target_partitions.map(|n| n as usize),

@@ -1,6 +1,6 @@
 //! `corpusmill worker`: runs tasks of a cluster, and serves batches to trainers.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -32,6 +32,9 @@ pub(crate) struct Work {
     /// Where it listens for tasks and serves shuffles
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
+    /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9465 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    health: Option<SocketAddr>,
     /// Tasks side by side [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     vcores: Option<u32>,
@@ -56,6 +59,7 @@ pub(crate) struct Work {
 pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     let mut working = WorkerOptions::new(options.coordinator);
     working.host = options.host;
+    working.health = options.health;
     working.vcores = options.vcores.map(|n| n as usize);
     working.memory_limit_bytes = options.memory_limit.map(|bytes| bytes as u64);
     working.work_dir = options.work_dir;

@@ -18,6 +18,7 @@ mod engine;
 mod environment;
 mod error;
 mod folder;
+mod health;
 mod join;
 mod run;
 

@@ -1,6 +1,6 @@
 //! The life of a worker.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::executor_server::TERMINATING;
+use corpusmill_health::Health;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
 use corpusmill_serve::{Desk, DeskOptions};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::engine::StepEngine;
 use crate::environment::Environment;
 use crate::error::{Result, WorkerError};
 use crate::folder::WorkFolder;
+use crate::health::Part;
 use crate::join::join;
 
 /// Messages from and to the scheduler: a plan that names many files, or carries a tokenizer, is large.
@@ -47,6 +49,8 @@ pub struct WorkerOptions {
     pub cache_bytes: u64,
     /// Bound of the slots that batches are handed over in, bytes.
     pub slots_bytes: u64,
+    /// Where health and metrics are told; loopback. Nowhere when `None`.
+    pub health: Option<SocketAddr>,
 }
 
 impl WorkerOptions {
@@ -63,6 +67,7 @@ impl WorkerOptions {
             cache_dir: None,
             cache_bytes: 64 << 30,
             slots_bytes: 4 << 30,
+            health: None,
         }
     }
 }
@@ -88,9 +93,17 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
         .unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
     let folder = WorkFolder::create(&base)?;
     let environment = Environment::open(folder.path())?;
+    let part = Arc::new(Part::default());
+    let _health = match options.health {
+        Some(address) => {
+            let told = Health::serve(address, part.clone()).await;
+            Some(told.map_err(|e| WorkerError::Invalid(e.to_string()))?)
+        }
+        None => None,
+    };
     let desk = Desk::open(desk_options(&options, &base)).await?;
     let serving = tokio::spawn(desk.run(shutdown.clone()));
-    let ended = take_part(&options, &environment, &folder, &shutdown, joined).await;
+    let ended = take_part(&options, &environment, &folder, &part, &shutdown, joined).await;
     if ended.is_err() {
         serving.abort();
     }
@@ -116,6 +129,7 @@ async fn take_part(
     options: &WorkerOptions,
     environment: &Environment,
     folder: &WorkFolder,
+    part: &Part,
     shutdown: &CancellationToken,
     joined: impl Fn(&str),
 ) -> Result<()> {
@@ -134,6 +148,7 @@ async fn take_part(
         TERMINATING.store(false, Ordering::Release);
         tracing::info!(executor = %id, scheduler = %format!("{}:{}", reply.scheduler_host, reply.scheduler_port), "joins");
         joined(&id);
+        part.joined(&id);
         let drained = async {
             shutdown.cancelled().await;
             tokio::time::sleep(DRAIN).await;
@@ -145,6 +160,7 @@ async fn take_part(
             },
             () = drained => tracing::warn!("tasks did not end in time; the coordinator runs them elsewhere"),
         }
+        part.left();
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = shutdown.cancelled() => {}

@@ -1,5 +1,7 @@
 //! The control service: takes scripts, runs them one after the other, and tells whoever watches.
 
+mod health;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::DateTime;
+use corpusmill_health::Health;
 use corpusmill_proto::control::control_server::{Control, ControlServer};
 use corpusmill_proto::control::{
     CancelReply, CancelRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, ListKind, ListReply,
@@ -43,6 +46,8 @@ const TARGET_PARTITIONS: usize = 8;
 pub struct ServeOptions {
     /// Where the control service listens; loopback. Port 0 for one of the system's choice.
     pub listen: SocketAddr,
+    /// Where health and metrics are told; loopback. Nowhere when `None`.
+    pub health: Option<SocketAddr>,
     /// Catalogue and warehouse, and how plans are made; events, logical time and cancellation are each script's own.
     pub coordinator: CoordinatorOptions,
     /// The scheduler and its workers.
@@ -55,6 +60,7 @@ impl ServeOptions {
     pub fn new(home: impl Into<PathBuf>) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            health: None,
             coordinator: CoordinatorOptions::new(home),
             cluster: ClusterOptions::default(),
         }
@@ -85,8 +91,16 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
         cluster,
         scripts: Mutex::default(),
         turn: Semaphore::new(1),
+        outcomes: health::Outcomes::default(),
         shutdown: shutdown.clone(),
     });
+    let _health = match options.health {
+        Some(address) => {
+            let told = Health::serve(address, service.clone()).await;
+            Some(told.map_err(|e| CoordinatorError::Invalid(e.to_string()))?)
+        }
+        None => None,
+    };
     let server = ControlServer::from_arc(Arc::new(Handle(Arc::clone(&service))))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -117,6 +131,7 @@ struct Service {
     scripts: Mutex<VecDeque<Arc<Script>>>,
     /// One script at a time, in the order in which they came.
     turn: Semaphore,
+    outcomes: health::Outcomes,
     shutdown: CancellationToken,
 }
 
@@ -227,6 +242,7 @@ impl Control for Handle {
             if let Err(error) = &result {
                 tracing::warn!(script = %running.id, origin = %running.origin, error = %error, "a script failed");
             }
+            service.outcomes.count(&result);
             running.ended(&result);
         });
         Ok(Response::new(SubmitReply {
