@@ -403,6 +403,22 @@ mod tests {
         assert_eq!(back.documents_as_arrow().unwrap(), batch.documents_as_arrow().unwrap());
     }
 
+    /// A body of version 1 as it was first written: `header`, then `body` in hexadecimal digits.
+    const GOLDEN: &str = include_str!("../tests/golden/batch-v1.txt");
+
+    #[test]
+    fn bodies_of_version_1_can_be_read_for_ever() {
+        let (header, body) = GOLDEN.trim_end().split_once('\n').unwrap();
+        let digits: Vec<u8> = body.bytes().map(|b| (b as char).to_digit(16).unwrap() as u8).collect();
+        let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        let body = Buffer::from_slice_ref(&bytes);
+        let batch = batch();
+        let back = BatchData::decode(&batch.shape, header.as_bytes(), body, &batch.pool).unwrap();
+        assert_eq!((back.step, back.layout, &back.notes), (41, batch.layout, &batch.notes));
+        assert_eq!(back.documents_as_arrow().unwrap(), batch.documents_as_arrow().unwrap());
+        assert_eq!(back.rows_as_arrow().unwrap(), batch.rows_as_arrow().unwrap());
+    }
+
     #[test]
     fn bytes_that_are_no_batch_are_an_error_and_no_panic() {
         let batch = batch();

@@ -229,3 +229,47 @@ impl Shared {
         Ok(plan)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corpusmill_transport::{Error, PullOptions, Puller};
+
+    #[tokio::test]
+    async fn a_trainer_without_the_token_is_refused_and_the_desk_goes_on() {
+        // Nobody answers there: the desk serves those who hold its token all the same.
+        let desk = Desk::open(DeskOptions::new("corpusmill://127.0.0.1:9", "w"))
+            .await
+            .unwrap();
+        let (address, token) = (desk.address(), desk.token.clone());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(desk.run(stop.clone()));
+        let options = |token| PullOptions {
+            slot_bytes: 4096,
+            ..PullOptions::new(token)
+        };
+        let refused = Puller::connect(address, options(Token::generate().unwrap())).await;
+        assert!(matches!(refused, Err(Error::Unauthorized { .. })), "{refused:?}");
+        let taken = Puller::connect(address, options(token)).await.unwrap();
+        assert_eq!(taken.slots(), 4);
+        stop.cancel();
+        running.await.unwrap();
+        assert!(taken.next().await.is_err(), "the session ends with its desk");
+    }
+
+    #[tokio::test]
+    async fn slots_beyond_the_limit_are_refused_by_name() {
+        let mut options = DeskOptions::new("corpusmill://127.0.0.1:9", "w");
+        options.slots_bytes = 8 << 20;
+        let desk = Desk::open(options).await.unwrap();
+        let (address, token) = (desk.address(), desk.token.clone());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(desk.run(stop.clone()));
+        let mut pulling = PullOptions::new(token);
+        pulling.slot_bytes = 4 << 20;
+        let refused = Puller::connect(address, pulling).await.unwrap_err();
+        assert!(matches!(refused, Error::OverLimit { .. }), "{refused}");
+        stop.cancel();
+        running.await.unwrap();
+    }
+}
