@@ -18,6 +18,8 @@ mod house;
 mod interop;
 #[path = "all/moderation.rs"]
 mod moderation;
+#[path = "all/object_storage.rs"]
+mod object_storage;
 #[path = "all/resume.rs"]
 mod resume;
 #[path = "all/slt.rs"]

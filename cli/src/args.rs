@@ -24,9 +24,10 @@ Exit codes:
 
 Environment:
   CORPUSMILL_HOME  the default of --home
+  CORPUSMILL_WAREHOUSE  the default of --warehouse
   CORPUSMILL_COORDINATOR  the default of --coordinator
   CORPUSMILL_LOG   log filter, such as `info` or `corpusmill_coordinator=debug`
-  AWS_*, GOOGLE_*, AZURE_*  credentials of object stores";
+  AWS_*, GOOGLE_*, AZURE_*  credentials and endpoints of object stores, see docs/SQL.md, Object storage";
 
 /// Turns raw moderation data into versioned training corpora, by SQL.
 #[derive(Debug, Parser)]
@@ -42,7 +43,7 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Catalogue and warehouse
+    /// The catalogue, and the warehouse where it is not elsewhere
     #[arg(
         long,
         global = true,
@@ -51,6 +52,10 @@ pub(crate) struct Global {
         default_value = "corpusmill-data"
     )]
     pub(crate) home: PathBuf,
+    /// Where corpora are kept: a folder, or s3://bucket/folder, gs://…, az://… [default: DIR/warehouse, or where the
+    /// home has kept them before]
+    #[arg(long, global = true, value_name = "PLACE", env = "CORPUSMILL_WAREHOUSE")]
+    pub(crate) warehouse: Option<String>,
     /// How results are written to standard output; all else goes to standard error
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use clap::CommandFactory;
 use corpusmill_coordinator::{Coordinator, CoordinatorError, CoordinatorOptions, Outcome, Sink};
-use corpusmill_corpus::{CorpusReader, ExportFormat as Format, ExportOptions, export};
+use corpusmill_corpus::{CorpusReader, ExportFormat as Format, ExportOptions, export, store_attempts};
 
 use crate::args::{Builds, Cli, Command, CorpusVersion, Export, ExportFormat, Generate, Global, Output, Run, Vacuum};
 use crate::exit::Damaged;
@@ -74,7 +74,16 @@ async fn dispatch(cli: Cli) -> Result<()> {
         global: cli.global,
         interrupt: Interrupt::listen().context("cannot listen for Ctrl-C")?,
     };
-    match cli.command {
+    let progress = context.progress.clone();
+    let ended = command(context, cli.command).await;
+    if let Some(summary) = store_attempts().summary() {
+        progress.line(&summary);
+    }
+    ended
+}
+
+async fn command(context: Session, command: Command) -> Result<()> {
+    match command {
         Command::Run(run) => context.run(run).await,
         Command::Submit(options) => submit::run(&context, options).await,
         Command::Coordinator(options) => coordinate::run(&context, options).await,
@@ -107,6 +116,7 @@ impl Session {
 
     fn options(&self) -> CoordinatorOptions {
         CoordinatorOptions {
+            warehouse: self.global.warehouse.clone(),
             events: self.progress.clone(),
             cancel: self.interrupt.token.clone(),
             ..CoordinatorOptions::new(&self.global.home)

@@ -11,10 +11,12 @@ use crate::commands::Session;
 pub(crate) const HELP: &str = "\
 Examples:
   corpusmill coordinator --home /shared/mill
+  corpusmill coordinator --warehouse s3://lake/corpora
   corpusmill coordinator --listen 127.0.0.1:0        a port of the system's choice, written to standard output
 
 Workers and `corpusmill submit` need its address. It listens on this machine only: beyond that callers would have to show
-certificates, which this version cannot ask for. The home must be at the same path on all machines.";
+certificates, which this version cannot ask for. Workers reach the warehouse by themselves: a folder that is at the same
+path on all machines, or an object store, with its variables (AWS_…) set for all of them.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Coordinate {
@@ -39,6 +41,7 @@ pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
     serving.health = options.health;
     serving.cluster.port = options.scheduler_port;
     serving.coordinator = CoordinatorOptions {
+        warehouse: session.global.warehouse.clone(),
         target_partitions: options.target_partitions.map(|n| n as usize),
         ..CoordinatorOptions::new(&session.global.home)
     };

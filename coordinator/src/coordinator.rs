@@ -8,7 +8,7 @@ use corpusmill_corpus::{ExportFormat, ExportOptions, ExportReport, Manifest, Ver
 use corpusmill_sql::{Session, SessionOptions, session};
 
 use crate::catalog::Catalog;
-use crate::error::{CoordinatorError, Result};
+use crate::error::Result;
 use crate::events::Sink;
 use crate::layout::Layout;
 use crate::lock::HomeLock;
@@ -32,15 +32,12 @@ impl Coordinator {
     /// Opens the home of `options`, and makes it when it is not there.
     ///
     /// # Errors
-    /// [`CoordinatorError::Io`] when the folder cannot be made, [`CoordinatorError::NewerCatalog`] when a newer
-    /// program wrote its catalogue, [`CoordinatorError::Catalog`] when that cannot be read.
+    /// [`crate::CoordinatorError::Io`] when the folder cannot be made, [`crate::CoordinatorError::Invalid`] when it has another
+    /// warehouse, [`crate::CoordinatorError::NewerCatalog`] when a newer
+    /// program wrote its catalogue, [`crate::CoordinatorError::Catalog`] when that cannot be read.
     pub async fn open(options: CoordinatorOptions) -> Result<Self> {
-        let layout = Layout::new(&options.home)?;
-        std::fs::create_dir_all(layout.home()).map_err(|source| CoordinatorError::Io {
-            action: "create",
-            path: layout.home().to_owned(),
-            source,
-        })?;
+        let layout = Layout::new(&options.home, options.warehouse.as_deref())?;
+        layout.create()?;
         let catalog = Catalog::open(&layout.catalog()).await?;
         let workspace = Workspace::new(catalog, layout, &options);
         Ok(Self {
@@ -100,7 +97,7 @@ impl Coordinator {
     /// Removes files that no version and no running build knows, when they are older than `older_than`.
     ///
     /// # Errors
-    /// [`CoordinatorError::Locked`] when another process writes to this home.
+    /// [`crate::CoordinatorError::Locked`] when another process writes to this home.
     pub async fn vacuum(&self, older_than: Duration, dry_run: bool) -> Result<VacuumReport> {
         let _writing = self.writing.lock().await;
         if !dry_run {

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::path::PathBuf;
 
-use corpusmill_corpus::CorpusError;
+use corpusmill_corpus::{CorpusError, store_advice, store_message, store_retry};
 use corpusmill_operators::{OperatorError, with_sources};
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
@@ -126,7 +126,7 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Corpus(#[from] CorpusError),
     /// The Delta table cannot be read or written.
-    #[error("{place}: Delta table: {source}")]
+    #[error("{place}: Delta table: {}", delta_message(.source))]
     Delta {
         /// The corpus.
         place: String,
@@ -135,7 +135,7 @@ pub enum CoordinatorError {
         source: Box<DeltaTableError>,
     },
     /// Storage failed.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {}", store_message(.source))]
     Store {
         /// What was tried: `read`, `write`, `list`.
         action: &'static str,
@@ -195,7 +195,7 @@ impl CoordinatorError {
             Self::Locked { .. } | Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
             Self::Cluster(_) => true,
             Self::Remote { kind, .. } => *kind == RemoteKind::Busy,
-            Self::Store { source, .. } => matches!(source, object_store::Error::Generic { .. }),
+            Self::Store { source, .. } => store_retry(source),
             _ => false,
         }
     }
@@ -255,6 +255,11 @@ impl From<DataFusionError> for CoordinatorError {
     fn from(error: DataFusionError) -> Self {
         Self::engine("statement", "the spill folder", error)
     }
+}
+
+/// What Delta says, or what can be done about the store that its log lies in.
+fn delta_message(error: &DeltaTableError) -> String {
+    store_advice(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Whether the operating system said ENOSPC (or EDQUOT) somewhere below `error`.

@@ -1,5 +1,6 @@
 //! Where things are in a home.
 
+use std::io::ErrorKind;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,11 @@ use url::Url;
 
 use crate::error::{CoordinatorError, Result};
 
+/// The catalogue in a home.
+const CATALOG: &str = "catalog.sqlite";
+/// Where the warehouse of a home is, when it is not inside.
+const ELSEWHERE: &str = "warehouse.url";
+
 /// The folders of a home; `docs/ARCHITECTURE.md` draws them.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -21,25 +27,46 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The folders of the home `home`.
+    /// The folders of the home `home`, whose warehouse is at `warehouse`: a path or a URL. A home remembers where its
+    /// warehouse is; one that has none elsewhere has it inside.
     ///
     /// # Errors
-    /// When the path cannot be made absolute.
-    pub(crate) fn new(home: &FilePath) -> Result<Self> {
+    /// When a path cannot be made absolute, the warehouse cannot be written to, or the home has another one.
+    pub(crate) fn new(home: &FilePath, warehouse: Option<&str>) -> Result<Self> {
         let home = std::path::absolute(home).map_err(|source| CoordinatorError::Io {
             action: "open",
             path: home.to_owned(),
             source,
         })?;
-        let folder = home.join("warehouse");
-        let url = Url::from_directory_path(&folder).map_err(|()| {
-            CoordinatorError::Invalid(format!(
-                "{} is not a path that can be written as a URL",
-                folder.display()
-            ))
-        })?;
+        let given = warehouse.map(warehouse_url).transpose()?;
+        let url = match (given, remembered(&home)?) {
+            (Some(given), Some(there)) if given != there => {
+                return Err(CoordinatorError::Invalid(format!(
+                    "the home {} keeps its corpora in {there}, not in {given}: leave --warehouse (CORPUSMILL_WAREHOUSE) \
+                     away, or give another --home",
+                    home.display()
+                )));
+            }
+            (_, Some(there)) => there,
+            (Some(given), None) => given,
+            (None, None) => folder_url(&home.join("warehouse"))?,
+        };
         let warehouse = Warehouse::open(url.as_str(), &StoreOptions::new())?;
         Ok(Self { home, warehouse, url })
+    }
+
+    /// Makes the home, and writes down where its warehouse is.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn create(&self) -> Result<()> {
+        let io = |action, path: PathBuf| move |source| CoordinatorError::Io { action, path, source };
+        std::fs::create_dir_all(&self.home).map_err(io("create", self.home.clone()))?;
+        let note = self.home.join(ELSEWHERE);
+        if folder_url(&self.home.join("warehouse"))? == self.url || note.exists() {
+            return Ok(());
+        }
+        std::fs::write(&note, format!("{}\n", self.url)).map_err(io("write", note.clone()))
     }
 
     /// The home.
@@ -49,7 +76,7 @@ impl Layout {
 
     /// Its catalogue.
     pub(crate) fn catalog(&self) -> PathBuf {
-        self.home.join("catalog.sqlite")
+        self.home.join(CATALOG)
     }
 
     /// Its warehouse.
@@ -144,6 +171,61 @@ impl Layout {
     }
 }
 
+fn folder_url(folder: &FilePath) -> Result<Url> {
+    Url::from_directory_path(folder).map_err(|()| {
+        CoordinatorError::Invalid(format!(
+            "{} is not a path that can be written as a URL",
+            folder.display()
+        ))
+    })
+}
+
+/// The URL of a warehouse as a person gave it; those of object stores have no slash at their end.
+fn warehouse_url(given: &str) -> Result<Url> {
+    let refuse = |why: String| {
+        CoordinatorError::Invalid(format!(
+            "--warehouse {given}: {why}; expected a local folder, s3://bucket/folder, gs://… or az://…"
+        ))
+    };
+    if !given.contains("://") {
+        return folder_url(&std::path::absolute(given).map_err(|e| refuse(e.to_string()))?);
+    }
+    let url = Url::parse(given.trim_end_matches('/')).map_err(|e| refuse(e.to_string()))?;
+    match url.scheme() {
+        "file" => folder_url(&url.to_file_path().map_err(|()| refuse("is no local path".into()))?),
+        "http" | "https" | "memory" => Err(refuse(format!("nothing can be kept at {}://", url.scheme()))),
+        _ => Ok(url),
+    }
+}
+
+/// The warehouse that a home has: the one that it was made with.
+fn remembered(home: &FilePath) -> Result<Option<Url>> {
+    let note = home.join(ELSEWHERE);
+    let text = match std::fs::read_to_string(&note) {
+        Ok(text) => text,
+        // A home that was used before it said so has its warehouse inside.
+        Err(e) if e.kind() == ErrorKind::NotFound && home.join(CATALOG).exists() => {
+            return folder_url(&home.join("warehouse")).map(Some);
+        }
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(source) => {
+            return Err(CoordinatorError::Io {
+                action: "read",
+                path: note,
+                source,
+            });
+        }
+    };
+    let url = Url::parse(text.trim()).map_err(|e| {
+        CoordinatorError::Invalid(format!(
+            "{}: `{}` is not the URL of a warehouse: {e}",
+            note.display(),
+            text.trim()
+        ))
+    })?;
+    Ok(Some(url))
+}
+
 /// Removes empty folders bottom-up; one that is not empty, or was just filled, stays.
 fn remove_empty(folder: &FilePath) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
@@ -169,4 +251,40 @@ pub(crate) fn view_folder(view: &str, build: &str) -> String {
 /// Staging folder of a build.
 pub(crate) fn staging_folder(build: &str) -> String {
     format!("_staging/{build}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_remembers_its_warehouse() {
+        let root = tempfile::tempdir().unwrap();
+        let home = root.path().join("home");
+        let lake = Layout::new(&home, Some("s3://lake/corpora/")).unwrap();
+        lake.create().unwrap();
+        assert_eq!(lake.folder("c/split=a").url().as_str(), "s3://lake/corpora/c/split=a");
+        assert_eq!(lake.path("c").as_ref(), "corpora/c");
+        assert_eq!(lake.local("c"), None);
+        let again = Layout::new(&home, None).unwrap();
+        assert_eq!(again.warehouse().location(), "s3://lake/corpora");
+        let error = Layout::new(&home, Some("s3://lake/other")).unwrap_err().to_string();
+        assert!(
+            error.contains("s3://lake/corpora") && error.contains("--home"),
+            "{error}"
+        );
+
+        let local = root.path().join("local");
+        let inside = Layout::new(&local, None).unwrap();
+        inside.create().unwrap();
+        std::fs::write(inside.catalog(), "").unwrap();
+        let error = Layout::new(&local, Some("s3://lake/corpora")).unwrap_err().to_string();
+        assert!(error.contains("local/warehouse/"), "{error}");
+        for bad in ["http://host/x", "s3:///x//", "://"] {
+            let error = Layout::new(&root.path().join("new"), Some(bad))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(bad.trim_end_matches('/')), "{error}");
+        }
+    }
 }

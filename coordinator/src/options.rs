@@ -12,8 +12,11 @@ use crate::events::{Events, Silent};
 /// Where a coordinator keeps its state, and how it runs plans.
 #[derive(Debug, Clone)]
 pub struct CoordinatorOptions {
-    /// The folder of catalogue and warehouse; created when something is written.
+    /// The folder of the catalogue; created when something is written.
     pub home: PathBuf,
+    /// Where the corpora are: a folder or the URL of one in an object store. `None` for the one that the home was made
+    /// with, `HOME/warehouse` for a new home.
+    pub warehouse: Option<String>,
     /// Partitions that plans are spread over; the number of cores when `None`. Never changes a corpus.
     pub target_partitions: Option<usize>,
     /// Rows in a batch between operators. Never changes a corpus.
@@ -41,6 +44,7 @@ impl CoordinatorOptions {
     pub fn new(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
+            warehouse: None,
             target_partitions: None,
             batch_size: None,
             memory_limit_bytes: None,

@@ -117,8 +117,9 @@ impl CorpusLog {
             return Ok(version);
         }
         let next = publication.base.map_or(0, |base| base + 1);
-        let conflict = || CoordinatorError::Conflict {
-            corpus: self.corpus.clone(),
+        let corpus = self.corpus.clone();
+        let conflict = move || CoordinatorError::Conflict {
+            corpus: corpus.clone(),
             version: next,
         };
         if self.version() != publication.base {
@@ -128,6 +129,12 @@ impl CorpusLog {
             None => self.create(publication, next).await,
             Some(_) => self.append(publication, next).await,
         };
+        if made.is_err() && self.reload().await.is_ok() {
+            // The answer to a commit that had been made may be lost: the repeated one then finds its own.
+            if let Some(version) = self.version_of(publication.build).await? {
+                return Ok(version);
+            }
+        }
         match made {
             Ok(version) if version == next => Ok(version),
             Ok(_) => Err(conflict()),

@@ -101,13 +101,7 @@ impl OperatorError {
     pub fn retry(&self) -> bool {
         match self {
             Self::Exchange { .. } => true,
-            Self::Store { source, .. } => !matches!(
-                source,
-                object_store::Error::PermissionDenied { .. }
-                    | object_store::Error::Unauthenticated { .. }
-                    | object_store::Error::NotSupported { .. }
-                    | object_store::Error::InvalidPath { .. }
-            ),
+            Self::Store { source, .. } => corpusmill_corpus::store_retry(source),
             Self::Corpus(error) => error.retry(),
             _ => false,
         }

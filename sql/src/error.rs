@@ -189,6 +189,7 @@ pub(crate) fn engine_message(error: &DataFusionError) -> String {
         DataFusionError::Shared(inner) => engine_message(inner),
         DataFusionError::Collection(errors) => errors.iter().map(engine_message).collect::<Vec<_>>().join("; "),
         DataFusionError::External(inner) => inner.to_string(),
+        DataFusionError::ObjectStore(inner) => corpusmill_corpus::store_message(inner),
         other => other.message().into_owned(),
     }
 }
@@ -203,9 +204,7 @@ fn is_transient(error: &DataFusionError) -> bool {
                 | std::io::ErrorKind::InvalidData
                 | std::io::ErrorKind::InvalidInput
         ),
-        DataFusionError::ObjectStore(error) => {
-            matches!(error.as_ref(), object_store::Error::Generic { .. })
-        }
+        DataFusionError::ObjectStore(error) => corpusmill_corpus::store_retry(error),
         _ => false,
     }
 }

@@ -135,7 +135,7 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         disk.set_mode(DiskManagerMode::Directories(vec![folder.clone()]));
     }
     let mut runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(Arc::new(StoresOnDemand::new()))
+        .with_object_store_registry(Arc::new(StoresOnDemand::default()))
         .with_disk_manager_builder(disk);
     if let Some(bytes) = options.memory_limit_bytes {
         runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));

@@ -11,9 +11,11 @@
 mod database;
 mod place;
 mod program;
+mod s3;
 mod sandbox;
 
 pub use database::{Answer, Database};
 pub use place::{Place, dataset, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
+pub use s3::S3;
 pub use sandbox::Sandbox;

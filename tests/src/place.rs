@@ -13,6 +13,7 @@ use corpusmill_cli::generate::{Format, Options, generate};
 #[derive(Debug)]
 pub struct Place {
     folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Place {
@@ -23,7 +24,18 @@ impl Place {
     pub fn new() -> Result<Self> {
         Ok(Self {
             folder: tempfile::Builder::new().prefix("corpusmill-test-").tempdir()?,
+            environment: Vec::new(),
         })
+    }
+
+    /// Sets a variable for all programs that are run in this place.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The variables of programs that are run in this place.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     /// The folder.

@@ -53,6 +53,7 @@ impl Program {
         let mut command = Command::new(program()?);
         command
             .args(arguments)
+            .envs(place.environment().iter().map(|(name, value)| (name, value)))
             .env("CORPUSMILL_HOME", place.home())
             .current_dir(place.path());
         command
@@ -66,6 +67,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Takes an environment variable away.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
         self
     }
 

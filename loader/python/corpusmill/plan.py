@@ -32,9 +32,10 @@ class Plan:
     corpus
         ``"name@version"``, ``"name@latest"`` or ``"name"`` (the latest), or a mapping of several to their weights:
         ``{"mod_text@41": 0.7, "other@3": 0.3}``. Weights are relative; draws follow them exactly (low discrepancy).
+        A name may have its warehouse before it: ``"s3://lake/corpora/mod_text@41"``.
     warehouse
         Folder or URL (``s3://``, ``gs://``, ``az://``, ``http(s)://``; credentials from the usual environment
-        variables) that holds the corpora.
+        variables) that holds the corpora; ``./corpusmill-data/warehouse`` where neither it nor a name says so.
     seed
         Seed of every shuffle.
     global_batch
@@ -99,7 +100,7 @@ class Plan:
         self,
         corpus: str | Weights,
         *,
-        warehouse: str | os.PathLike[str] = "./corpusmill-data/warehouse",
+        warehouse: str | os.PathLike[str] | None = None,
         seed: int = 0,
         global_batch: int = 32,
         pack: int | None = None,
@@ -126,10 +127,12 @@ class Plan:
     ) -> None:
         if isinstance(columns, str):
             raise PlanError(f"columns is a list of names: columns=[{columns!r}]")
+        names = [corpus] if isinstance(corpus, str) else list(corpus)
+        folder = _folder(names, warehouse)
         self._arguments: dict[str, Any] = {
-            "corpora": [corpus] if isinstance(corpus, str) else list(corpus),
-            "weights": None if isinstance(corpus, str) else _numbers("corpus", corpus),
-            "warehouse": os.fspath(warehouse),
+            "corpora": [_name(name) for name in names],
+            "weights": None if isinstance(corpus, str) else _named("corpus", corpus),
+            "warehouse": os.fspath("./corpusmill-data/warehouse" if folder is None else folder),
             "seed": _integer("seed", seed, 0, 2**64 - 1),
             "global_batch": _integer("global_batch", global_batch, 1, 2**32 - 1),
             "pack": None if pack is None else _integer("pack", pack, 1, 2**22),
@@ -140,9 +143,9 @@ class Plan:
             "tokens": tokens,
             "ids": ids,
             "columns": list(columns),
-            "filter": {"": filter} if isinstance(filter, str) else dict(filter or {}),
+            "filter": {"": filter} if isinstance(filter, str) else {_name(k): v for k, v in (filter or {}).items()},
             "balance": _balance(balance),
-            "weights_at": {str(int(k)): _numbers("weights_at", v) for k, v in (weights_at or {}).items()},
+            "weights_at": {str(int(k)): _named("weights_at", v) for k, v in (weights_at or {}).items()},
             "shuffle": shuffle,
             "epochs": None if epochs is None else _integer("epochs", epochs, 1, 2**31 - 1),
             "until": until,
@@ -275,6 +278,26 @@ def _balance(value: str | Mapping[str, Mapping[Any, float]] | None) -> dict[str,
 
 def _class_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _name(corpus: str) -> str:
+    return corpus.rpartition("/")[2]
+
+
+def _folder(corpora: Sequence[str], warehouse: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """The one folder that corpora lie in: the argument, or what stands before their names."""
+    folders = {corpus.rpartition("/")[0] for corpus in corpora if "/" in corpus}
+    if not folders:
+        return warehouse
+    if warehouse is not None or len(folders) > 1 or any("/" not in corpus for corpus in corpora):
+        raise PlanError(
+            f"the corpora of a plan lie in one warehouse: give it once, as warehouse={folders.pop()!r} with plain names"
+        )
+    return folders.pop()
+
+
+def _named(argument: str, weights: Weights) -> dict[str, float]:
+    return {_name(name): weight for name, weight in _numbers(argument, weights).items()}
 
 
 def _cache_dir(given: str | os.PathLike[str] | None) -> str | None:

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::listing::ListingTableUrl;
-use deltalake_core::{DeltaTable, DeltaTableBuilder};
+use deltalake_core::logstore::{StorageConfig, default_logstore};
+use deltalake_core::{DeltaTable, DeltaTableError};
+use object_store::prefix::PrefixStore;
 use url::Url;
 
-use crate::error::{Fault, Result, SqlError};
+use crate::error::{Fault, Result, SqlError, engine_message};
 use crate::plan_errors::find_word;
 use crate::session::Session;
 use crate::source_text::SqlText;
@@ -44,19 +46,26 @@ pub(super) async fn open(
         .map_err(|error| fault(format!("'{location}' is not a path or URL: {error}")))?;
     let url =
         Url::parse(root.as_str()).map_err(|error| fault(format!("'{location}' is not a path or URL: {error}")))?;
-    let store = session.context().runtime_env().object_store(&root)?;
-    let mut builder = DeltaTableBuilder::from_url(url.clone())
-        .map_err(|error| fault(format!("'{location}': {error}")))?
-        .with_storage_backend(store, url);
-    if let Some(version) = version_option(table).map_err(&fault)? {
-        builder = builder.with_version(version);
+    let store = session.context().runtime_env().object_store(&root);
+    let store = store.map_err(|error| fault(format!("'{location}': {}", engine_message(&error))))?;
+    // Delta's own builder knows few schemes, and would open the store again without our way of repeating requests.
+    let inside = Arc::new(PrefixStore::new(Arc::clone(&store), root.prefix().clone()));
+    let mut delta = DeltaTable::new(default_logstore(inside, store, &url, &StorageConfig::default()));
+    match version_option(table).map_err(&fault)? {
+        Some(version) => delta.load_version(version).await,
+        None => delta.load().await,
     }
-    let delta = builder
-        .load()
-        .await
-        .map_err(|error| fault(format!("'{location}' is not a Delta table that can be read: {error}")))?;
+    .map_err(|error| {
+        let why = advice(&error).unwrap_or_else(|| error.to_string());
+        fault(format!("'{location}' is not a Delta table that can be read: {why}"))
+    })?;
     let files = files_of(&delta, root.as_str()).map_err(fault)?;
     Ok(Arc::new(files))
+}
+
+/// What can be done about the store that the table lies in, when that is what failed.
+fn advice(error: &DeltaTableError) -> Option<String> {
+    corpusmill_corpus::store_advice(error).map(ToString::to_string)
 }
 
 fn version_option(table: &CreateExternalTable) -> Result<Option<u64>, String> {

@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::catalog::TableProviderFactory;
+use datafusion::common::DataFusionError;
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::logical_expr::{CreateExternalTable as EngineTable, DdlStatement, LogicalPlan};
 use futures::TryStreamExt;
+use object_store::ObjectStore;
 
 use crate::catalog::Scope;
-use crate::error::{Fault, Result, SqlError, engine_message};
+use crate::error::{Fault, Result, SqlError, engine_message, nearest};
 use crate::session::Session;
 use crate::source_text::SqlText;
 use crate::sources::delta;
 use crate::statement::CreateExternalTable;
+
+/// Names that the nearest is looked for in.
+const NAMES_MAX: usize = 1_000;
 
 /// Opens the files that a `CREATE EXTERNAL TABLE` names.
 pub(crate) async fn open_external_table(
@@ -81,21 +86,57 @@ async fn check_files_exist(session: &Session, definition: &EngineTable, name: &s
         };
         let url = ListingTableUrl::parse(location)
             .map_err(|error| missing(format!("'{location}' is not a path or URL: {error}")))?;
-        let store = session.context().runtime_env().object_store(&url)?;
-        let mut files = url
-            .list_all_files(&state, store.as_ref(), "")
-            .await
-            .map_err(|error| missing(format!("'{location}' cannot be listed: {}", engine_message(&error))))?;
-        match files.try_next().await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(missing(format!("there is no file at '{location}'"))),
-            Err(error) => {
-                return Err(missing(format!(
-                    "there is no file at '{location}': {}",
-                    engine_message(&error)
-                )));
+        let cannot = |error: DataFusionError| {
+            if is_missing(&error) {
+                return missing(format!("there is no file at '{location}'"));
             }
+            missing(format!("'{location}' cannot be listed: {}", engine_message(&error)))
+        };
+        let store = session.context().runtime_env().object_store(&url).map_err(cannot)?;
+        let listed = match url.list_all_files(&state, store.as_ref(), "").await {
+            Ok(mut files) => files.try_next().await,
+            Err(error) => Err(error),
+        };
+        match listed {
+            Ok(Some(_)) => {}
+            Err(error) if !is_missing(&error) => return Err(cannot(error)),
+            Ok(None) | Err(_) => match nearest_beside(store.as_ref(), &url).await.map_err(cannot)? {
+                Some(near) => {
+                    return Err(missing(format!(
+                        "there is no file at '{location}' (did you mean '{near}'?)"
+                    )));
+                }
+                None => return Err(missing(format!("there is no file at '{location}'"))),
+            },
         }
     }
     Ok(())
+}
+
+fn is_missing(error: &DataFusionError) -> bool {
+    matches!(error.find_root(), DataFusionError::ObjectStore(inner) if matches!(**inner, object_store::Error::NotFound { .. }))
+}
+
+/// The nearest name in the folder of a location where nothing is. A web server cannot list: it has no nearest.
+///
+/// # Errors
+/// What is wrong with the store as a whole, such as a bucket that is not there.
+async fn nearest_beside(store: &dyn ObjectStore, url: &ListingTableUrl) -> Result<Option<String>, DataFusionError> {
+    if !["s3", "s3a", "gs", "az", "abfs", "abfss", "file"].contains(&url.scheme()) || url.get_glob().is_some() {
+        return Ok(None);
+    }
+    let wanted = url.prefix();
+    let mut parts: Vec<_> = wanted.parts().collect();
+    parts.pop();
+    let folder: object_store::path::Path = parts.into_iter().collect();
+    let listed = match store.list_with_delimiter(Some(&folder)).await {
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        listed => listed?,
+    };
+    let objects = listed.objects.iter().map(|object| &object.location);
+    let names = objects
+        .chain(&listed.common_prefixes)
+        .filter_map(|path| path.filename());
+    let wanted = wanted.filename().unwrap_or_default();
+    Ok(nearest(wanted, names.take(NAMES_MAX).map(str::to_owned)))
 }
