@@ -20,12 +20,15 @@
 //! 2. Add its `mod` line and its name to the lists below.
 //! 3. Give it a SQL name in the `sql` crate.
 
+pub mod contamination;
 pub mod duplicate_links;
 mod error;
 mod exact_sum;
+pub mod hamming;
 mod lang;
 pub mod minhash;
 pub mod near_pairs;
+pub mod pdq;
 pub mod pii;
 mod psi;
 pub mod quality;

@@ -233,11 +233,15 @@ impl MinHash {
 
 /// One bit of each of the first 128 values.
 fn sketch(smallest: &[u32]) -> u128 {
-    smallest.iter().take(SKETCH_BITS as usize).enumerate().fold(0, |sketch, (i, value)| {
-        // The smallest values are small; after the multiplication the top bit depends on all of their bits.
-        let bit = value.wrapping_mul(0x9e37_79b1) >> 31;
-        sketch | u128::from(bit) << i
-    })
+    smallest
+        .iter()
+        .take(SKETCH_BITS as usize)
+        .enumerate()
+        .fold(0, |sketch, (i, value)| {
+            // The smallest values are small; after the multiplication the top bit depends on all of their bits.
+            let bit = value.wrapping_mul(0x9e37_79b1) >> 31;
+            sketch | u128::from(bit) << i
+        })
 }
 
 /// Estimates the Jaccard similarity of two sets from their sketches: from -1 to 1, with a standard deviation of
@@ -274,7 +278,11 @@ mod tests {
     use super::*;
     use crate::shingles::ShingleUnit;
 
-    const WORDS: ShingleOptions = ShingleOptions { unit: ShingleUnit::Word, words: 3, chars: 5 };
+    const WORDS: ShingleOptions = ShingleOptions {
+        unit: ShingleUnit::Word,
+        words: 3,
+        chars: 5,
+    };
 
     proptest! {
         #[test]
@@ -299,7 +307,10 @@ mod tests {
     /// Two sets of 500 with so many in common.
     fn two_sets(shared: u64, seed: u64) -> (Vec<u64>, Vec<u64>) {
         let hash = |i: u64| xxh3_64_with_seed(&i.to_le_bytes(), seed);
-        ((0..500).map(hash).collect(), (500 - shared..1000 - shared).map(hash).collect())
+        (
+            (0..500).map(hash).collect(),
+            (500 - shared..1000 - shared).map(hash).collect(),
+        )
     }
 
     #[test]
@@ -356,14 +367,27 @@ mod tests {
     fn texts_meet_by_their_kinds_of_shingles() {
         let family = MinHash::new(2, 2).unwrap();
         let long = (0..40).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
-        let texts = StringArray::from(vec![Some("a b c"), None, Some(" "), Some("A, b. C"), Some(long.as_str())]);
+        let texts = StringArray::from(vec![
+            Some("a b c"),
+            None,
+            Some(" "),
+            Some("A, b. C"),
+            Some(long.as_str()),
+        ]);
         let lists = family.band_lists(&texts, ShingleOptions::default()).unwrap();
         assert_eq!(lists.data_type(), &band_list_type());
-        assert_eq!((0..5).map(|i| lists.value_length(i)).collect::<Vec<_>>(), [2, 0, 0, 2, 4]);
+        assert_eq!(
+            (0..5).map(|i| lists.value_length(i)).collect::<Vec<_>>(),
+            [2, 0, 0, 2, 4]
+        );
         assert_eq!(&lists.value(0), &lists.value(3));
         let by_words = family.band_lists(&texts, WORDS).unwrap();
         let keys = |list: ArrayRef| list.as_struct().column(0).as_primitive::<Int64Type>().values().to_vec();
-        assert_eq!(keys(by_words.value(4)), keys(lists.value(4))[2..], "words after characters");
+        assert_eq!(
+            keys(by_words.value(4)),
+            keys(lists.value(4))[2..],
+            "words after characters"
+        );
         assert_ne!(keys(by_words.value(0)), keys(lists.value(0)));
         let signatures = family.signatures(&texts, WORDS).unwrap();
         assert_eq!((signatures.value_length(), signatures.null_count()), (4, 2));
@@ -373,7 +397,10 @@ mod tests {
     fn options_are_checked_and_functions_never_change() {
         assert!(MinHash::new(0, 5).unwrap_err().to_string().contains("0 × 5"));
         assert!(MinHash::new(usize::MAX, 2).is_err());
-        let set: Vec<u64> = ["a fixed", "fixed text"].iter().map(|s| xxh3_64(s.as_bytes())).collect();
+        let set: Vec<u64> = ["a fixed", "fixed text"]
+            .iter()
+            .map(|s| xxh3_64(s.as_bytes()))
+            .collect();
         assert_eq!(MinHash::new(1, 3).unwrap().signature(&set), GOLDEN);
     }
     const GOLDEN: [u32; 3] = [788_355_037, 1_725_265_727, 1_022_975_285];

@@ -206,7 +206,8 @@ mod tests {
 
     /// Sets that share `base` items of a template, and `own` of a sub-group; each has `tail` items of its own.
     fn member(template: u64, base: u64, group: u64, own: u64, tail: std::ops::Range<u64>) -> Vec<u64> {
-        let hash = |kind: u64, of: u64, i: u64| xxh3_64(&[kind.to_le_bytes(), of.to_le_bytes(), i.to_le_bytes()].concat());
+        let hash =
+            |kind: u64, of: u64, i: u64| xxh3_64(&[kind.to_le_bytes(), of.to_le_bytes(), i.to_le_bytes()].concat());
         let mut set: Vec<u64> = (0..base)
             .map(|i| hash(0, template, i))
             .chain((0..own).map(|i| hash(1, group, i)))
@@ -227,7 +228,11 @@ mod tests {
             emitted += 1;
             found.insert((a, b));
         });
-        assert!(emitted <= pairs_a_member * sets.len(), "{emitted} pairs of {} members", sets.len());
+        assert!(
+            emitted <= pairs_a_member * sets.len(),
+            "{emitted} pairs of {} members",
+            sets.len()
+        );
         let alike = |a: usize, b: usize| jaccard(&sets[a], &sets[b]) >= 0.8;
         let verified: Vec<(u32, u32)> = found
             .iter()
@@ -263,7 +268,9 @@ mod tests {
     #[test]
     fn groups_in_a_crowd_that_shares_a_template_are_found() {
         // 200 groups of 5; strangers are alike at about 0.55, members of a group at 0.86.
-        let sets: Vec<_> = (0..1000u64).map(|i| member(1, 40, i % 200, 12, i * 4..i * 4 + 4)).collect();
+        let sets: Vec<_> = (0..1000u64)
+            .map(|i| member(1, 40, i % 200, 12, i * 4..i * 4 + 4))
+            .collect();
         check(&sets, 18);
     }
 

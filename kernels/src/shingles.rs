@@ -138,13 +138,7 @@ impl Shingler {
             let mut hashes = self.empty();
             // A shingle ends before the space that precedes the next word.
             self.starts.push(self.joined.len() + usize::from(words > 0));
-            hash_units(
-                self.joined.as_bytes(),
-                &self.starts,
-                1,
-                self.options.words,
-                &mut hashes,
-            );
+            hash_units(self.joined.as_bytes(), &self.starts, 1, self.options.words, &mut hashes);
             self.words = Some(hashes);
         }
         if by_chars {
@@ -164,6 +158,20 @@ impl Shingler {
     #[must_use]
     pub fn chars(&self) -> Option<&[u64]> {
         self.chars.as_deref()
+    }
+
+    /// The shingles of words as text, in the order of [`words`](Self::words): words in lower case, single spaces between.
+    /// Nothing for a text that was read by characters.
+    pub fn word_shingles(&self) -> impl Iterator<Item = &str> {
+        let by_words = self.options.unit == ShingleUnit::Word;
+        let units = if by_words {
+            self.starts.len().saturating_sub(1)
+        } else {
+            0
+        };
+        let n = self.options.words.min(units);
+        let count = if n == 0 { 0 } else { units - n + 1 };
+        (0..count).map(move |i| &self.joined[self.starts[i]..self.starts[i + n] - 1])
     }
 
     /// Turns the shingles into sets: sorted, each once.
@@ -333,7 +341,11 @@ mod tests {
     use super::*;
 
     fn sets(text: &str, unit: ShingleUnit, n: usize) -> Shingler {
-        let mut shingler = Shingler::new(ShingleOptions { unit, words: n, chars: n });
+        let mut shingler = Shingler::new(ShingleOptions {
+            unit,
+            words: n,
+            chars: n,
+        });
         shingler.read(text);
         shingler.make_sets();
         shingler
@@ -346,7 +358,10 @@ mod tests {
             .chars()
             .flat_map(|c| if c == '中' { vec![' ', c, ' '] } else { vec![c] })
             .collect();
-        let words: Vec<&str> = spaced.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).collect();
+        let words: Vec<&str> = spaced
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|w| !w.is_empty())
+            .collect();
         let (units, glue): (Vec<String>, &str) = match unit {
             ShingleUnit::Char => (words.join(" ").chars().map(String::from).collect(), ""),
             _ => (words.iter().map(|w| (*w).to_string()).collect(), " "),
@@ -405,9 +420,15 @@ mod tests {
 
     #[test]
     fn scripts_without_spaces_are_cut_by_characters_and_emoji_count_where_there_is_nothing_else() {
-        assert_eq!(sets("我喜歡這個", ShingleUnit::Word, 2).words().map(<[u64]>::len), Some(4));
+        assert_eq!(
+            sets("我喜歡這個", ShingleUnit::Word, 2).words().map(<[u64]>::len),
+            Some(4)
+        );
         assert_eq!(sets("ภาษาไทย", ShingleUnit::Word, 1).words().map(<[u64]>::len), Some(6));
-        assert_eq!(sets("नमस्ते दुनिया", ShingleUnit::Word, 1).words().map(<[u64]>::len), Some(2));
+        assert_eq!(
+            sets("नमस्ते दुनिया", ShingleUnit::Word, 1).words().map(<[u64]>::len),
+            Some(2)
+        );
         let (a, b) = (
             sets("🔥🔥🔥🚀", ShingleUnit::Word, 1),
             sets("🔥🚀 🚀", ShingleUnit::Word, 1),
@@ -424,7 +445,8 @@ mod tests {
             let read = sets(&text(n), ShingleUnit::Auto, 3);
             assert_eq!((read.chars().is_some(), read.words().is_some()), (chars, words), "{n}");
         }
-        let near = |a: usize, b: usize| sets(&text(a), ShingleUnit::Auto, 3).similarity(&sets(&text(b), ShingleUnit::Auto, 3));
+        let near =
+            |a: usize, b: usize| sets(&text(a), ShingleUnit::Auto, 3).similarity(&sets(&text(b), ShingleUnit::Auto, 3));
         assert!(near(31, 32) > 0.9 && near(63, 64) > 0.9 && near(64, 65) > 0.9);
         assert_eq!(near(31, 64), 0.0, "one is twice as long");
     }
@@ -434,6 +456,9 @@ mod tests {
         let wrong = "words".parse::<ShingleUnit>().unwrap_err().to_string();
         assert!(wrong.contains("did you mean 'word'"), "{wrong}");
         assert!(ShingleOptions::new(ShingleUnit::Auto, Some(0)).is_err());
-        assert_eq!(ShingleOptions::new(ShingleUnit::Auto, None).unwrap(), ShingleOptions::default());
+        assert_eq!(
+            ShingleOptions::new(ShingleUnit::Auto, None).unwrap(),
+            ShingleOptions::default()
+        );
     }
 }

@@ -2,12 +2,19 @@
 //!
 //! To add a function: write `functions/NAME.rs` with `pub(crate) fn function() -> …`, and add one line to [`all`].
 
+pub(crate) mod contamination;
 mod content_hash;
+pub(crate) mod duplicate_links;
 pub(crate) mod exact_sum;
 pub(crate) mod group_components;
+pub(crate) mod hamming_pairs;
 mod jaccard;
 mod lang_id;
+pub(crate) mod near_pairs;
+pub(crate) mod near_text;
 mod normalize_text;
+pub(crate) mod order_key;
+pub(crate) mod pdq;
 mod pii;
 pub(crate) mod psi_counts;
 mod quality_signals;
@@ -16,14 +23,16 @@ pub(crate) mod split_of;
 mod text_function;
 pub(crate) mod tokenize;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::execution::{FunctionRegistry, SessionState};
+use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::physical_expr::expressions::Literal;
 use std::sync::Arc;
 
 use crate::session::RunTime;
 
-pub(crate) use content_hash::content_id;
+pub(crate) use content_hash::{content_id, function as content_hash};
 
 /// A function of any sort.
 pub(crate) enum Function {
@@ -48,11 +57,21 @@ impl Function {
 /// Every function of the dialect.
 pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
     let mut functions = vec![
+        Function::Scalar(contamination::grams()),
+        Function::Scalar(contamination::ngram_overlap()),
         Function::Scalar(content_hash::function()),
         Function::Scalar(content_hash::content_id()),
         Function::Scalar(jaccard::function()),
         Function::Scalar(lang_id::function()),
+        Function::Scalar(near_text::bands()),
+        Function::Scalar(near_text::minhash()),
+        Function::Scalar(near_text::similarity()),
         Function::Scalar(normalize_text::function()),
+        Function::Scalar(order_key::key()),
+        Function::Scalar(order_key::value()),
+        Function::Scalar(pdq::hash()),
+        Function::Scalar(pdq::dihedral()),
+        Function::Scalar(pdq::distance()),
         Function::Scalar(pii::spans()),
         Function::Scalar(pii::redact()),
         Function::Scalar(quality_signals::function()),
@@ -60,13 +79,24 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(tokenize::tokenize()),
         Function::Scalar(tokenize::token_count()),
         Function::Scalar(tokenize::detokenize()),
+        Function::Aggregate(duplicate_links::function()),
         Function::Aggregate(exact_sum::sum()),
         Function::Aggregate(exact_sum::avg()),
         Function::Aggregate(group_components::function()),
+        Function::Aggregate(hamming_pairs::function()),
+        Function::Aggregate(near_pairs::function()),
         Function::Aggregate(psi_counts::function()),
     ];
     functions.extend(of_run_time(run_time));
     functions
+}
+
+/// The value of an argument of an aggregate that is a constant.
+pub(crate) fn constant_argument(args: &AccumulatorArgs, place: usize) -> Result<ScalarValue> {
+    match args.exprs.get(place).and_then(|argument| argument.downcast_ref::<Literal>()) {
+        Some(literal) => Ok(literal.value().clone()),
+        None => plan_err!("argument {} of {} is a constant", place + 1, args.name),
+    }
 }
 
 /// `run_start()` and `run_end()` of one logical time.

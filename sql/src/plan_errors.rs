@@ -167,7 +167,7 @@ async fn describe_unknown_function(name: &str, session: &Session) -> String {
 }
 
 fn describe_unknown_table_function(name: &str) -> String {
-    let known = crate::table_functions::NAMES.map(String::from);
+    let known = crate::table_functions::NAMES.iter().map(|name| (*name).to_string());
     match nearest(name, known) {
         Some(near) => format!("unknown table function '{name}' (did you mean '{near}'?)"),
         None => format!("unknown table function '{name}'"),

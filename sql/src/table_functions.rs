@@ -12,7 +12,13 @@
 
 mod arguments;
 mod assign_split;
+mod clusters;
+mod connected_components;
+mod contamination;
 mod exact_duplicates;
+mod label_conflicts;
+mod media_duplicates;
+mod near_duplicates;
 pub(crate) mod read_blob;
 
 use std::sync::Arc;
@@ -27,18 +33,22 @@ use crate::asof::AsofPlanner;
 use arguments::Arguments;
 
 /// Names of all table functions of this build.
-pub(crate) const NAMES: [&str; 3] = ["assign_split", "exact_duplicates", "read_blob"];
+pub(crate) const NAMES: &[&str] = &[
+    "assign_split",
+    "connected_components",
+    "contamination",
+    "exact_duplicates",
+    "label_conflicts",
+    "media_duplicates",
+    "near_duplicates",
+    "read_blob",
+];
 
 /// Table functions of the dialect that a later part brings.
-const LATER: [&str; 15] = [
-    "near_duplicates",
-    "media_duplicates",
+const LATER: &[&str] = &[
     "semantic_duplicates",
-    "contamination",
     "hash_match",
-    "connected_components",
     "resolve_labels",
-    "label_conflicts",
     "ml_predict",
     "nearest_neighbors",
     "hard_negatives",
@@ -102,6 +112,11 @@ impl TableFunctionPlanner {
         match function {
             "assign_split" => assign_split::plan(arguments, context),
             "exact_duplicates" => exact_duplicates::plan(arguments, context),
+            "connected_components" => connected_components::plan(arguments),
+            "contamination" => contamination::plan(arguments),
+            "label_conflicts" => label_conflicts::plan(arguments),
+            "media_duplicates" => media_duplicates::plan(arguments, context),
+            "near_duplicates" => near_duplicates::plan(arguments, context),
             _ => read_blob::plan(arguments),
         }
     }

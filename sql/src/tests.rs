@@ -3,6 +3,8 @@
 mod asof;
 mod corpora;
 mod functions;
+mod graphs;
+mod near_duplicates;
 mod planning;
 mod python;
 mod sources;

@@ -18,6 +18,7 @@ pub(super) struct Arguments {
     function: String,
     span: Option<Span>,
     input: Option<LogicalPlan>,
+    second: Option<LogicalPlan>,
     /// A first argument that is a plain string, such as the glob of `read_blob`.
     positional: Option<(String, Option<Span>)>,
     named: BTreeMap<String, (ast::Expr, Option<Span>)>,
@@ -35,6 +36,7 @@ impl Arguments {
             function: function.to_string(),
             span,
             input: None,
+            second: None,
             positional: None,
             named: BTreeMap::new(),
         };
@@ -52,9 +54,13 @@ impl Arguments {
                     }
                 }
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Subquery(subquery)))
-                    if arguments.input.is_none() =>
+                    if arguments.second.is_none() =>
                 {
-                    arguments.input = Some(context.plan(TableFactor::Derived {
+                    let slot = match arguments.input {
+                        None => &mut arguments.input,
+                        Some(_) => &mut arguments.second,
+                    };
+                    *slot = Some(context.plan(TableFactor::Derived {
                         lateral: false,
                         subquery,
                         alias: None,
@@ -95,6 +101,13 @@ impl Arguments {
         })
     }
 
+    /// The relation after the input, written as `what`.
+    pub(super) fn second_input(&mut self, what: &str) -> Result<LogicalPlan> {
+        self.second
+            .take()
+            .ok_or_else(|| fault(format!("{} takes {what} after its input", self.function), self.span))
+    }
+
     pub(super) fn positional(&mut self, what: &str) -> Result<String> {
         match self.positional.take() {
             Some((text, _)) => Ok(text),
@@ -109,6 +122,28 @@ impl Arguments {
             Some((value, span)) => match text_of(&value) {
                 Some(text) => Ok(Some(text)),
                 None => Err(self.wrong(name, "a string in quotes", &value, span)),
+            },
+        }
+    }
+
+    /// A number, or what holds when it is left out.
+    pub(super) fn number(&mut self, name: &str) -> Result<Option<f64>> {
+        match self.named.remove(name) {
+            None => Ok(None),
+            Some((value, span)) => match number_of(&value) {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.wrong(name, "a number", &value, span)),
+            },
+        }
+    }
+
+    /// A whole number, or what holds when it is left out.
+    pub(super) fn integer(&mut self, name: &str) -> Result<Option<i64>> {
+        match self.named.remove(name) {
+            None => Ok(None),
+            Some((value, span)) => match number_of(&value) {
+                Some(number) if number.fract() == 0.0 && number.abs() < 1e15 => Ok(Some(number as i64)),
+                _ => Err(self.wrong(name, "a whole number", &value, span)),
             },
         }
     }
@@ -206,6 +241,12 @@ impl Arguments {
                 *span,
             ));
         }
+        if self.second.is_some() {
+            return Err(fault(
+                format!("{} takes one relation, found two", self.function),
+                self.span,
+            ));
+        }
         if let Some((text, span)) = &self.positional {
             return Err(fault(
                 format!("{}: '{text}' needs a name, name => value", self.function),
@@ -244,6 +285,20 @@ impl Arguments {
             format!("argument '{name}' of {} takes {expected}, found {found}", self.function),
             span,
         )
+    }
+}
+
+fn number_of(value: &ast::Expr) -> Option<f64> {
+    match value {
+        ast::Expr::Value(value) => match &value.value {
+            Value::Number(number, _) => number.to_string().parse().ok(),
+            _ => None,
+        },
+        ast::Expr::UnaryOp {
+            op: ast::UnaryOperator::Minus,
+            expr,
+        } => number_of(expr).map(|number| -number),
+        _ => None,
     }
 }
 

@@ -200,7 +200,7 @@ fn with_components(input: LogicalPlan, options: &Options) -> Result<LogicalPlan>
 }
 
 /// `node`, `component` for every id.
-fn components_of_ids(input: LogicalPlan, ids: &[Expr]) -> Result<LogicalPlan> {
+pub(super) fn components_of_ids(input: LogicalPlan, ids: &[Expr]) -> Result<LogicalPlan> {
     let names: Vec<String> = (0..ids.len()).map(|i| format!("{PREFIX}group_{i}")).collect();
     let named = ids.iter().zip(&names).map(|(id, name)| id.clone().alias(name));
     let found = format!("{PREFIX}pairs");
