@@ -52,6 +52,13 @@ bench: ## Measures pipeline and loader against others, and prints one table
 	@$(STEP) "Python environment" tools/setup venv
 	@benches/run
 
+MINUTES ?= 30
+.PHONY: soak
+soak: ## Builds again and again while processes are killed, and looks for what is left behind
+	@$(STEP) "system packages" tools/setup system
+	@$(STEP) "corpusmill, compiled" cargo build $(WORKSPACE) --quiet
+	@tests/soak/run --minutes $(MINUTES)
+
 .PHONY: wheel
 wheel: ## Builds the Python wheel, optimised, into dist/
 	@$(STEP) "system packages" tools/setup system

@@ -8,6 +8,8 @@ mod bad_input;
 mod cli;
 #[path = "all/cluster.rs"]
 mod cluster;
+#[path = "all/deploy.rs"]
+mod deploy;
 #[path = "all/docs_sql.rs"]
 mod docs_sql;
 #[path = "all/health.rs"]

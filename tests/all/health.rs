@@ -11,7 +11,7 @@ use corpusmill_tests::{Place, Program};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A process that is killed at the end.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -22,7 +22,7 @@ impl Drop for Running {
 }
 
 /// Status and body of a path.
-fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
@@ -41,7 +41,7 @@ fn number(address: SocketAddr, name: &str) -> Result<f64> {
     Ok(line.with_context(|| format!("no {name} in\n{text}"))?.parse()?)
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
     while !condition()? {
         if began.elapsed() > DEADLINE {
@@ -52,10 +52,9 @@ fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> 
     Ok(())
 }
 
-/// Starts a part with a port for health, and reads the port from its log.
-fn start(place: &Place, log: &str, arguments: &[&str]) -> Result<(Running, SocketAddr)> {
-    let arguments = [arguments, &["--health", "127.0.0.1:0"]].concat();
-    let program = Program::new(place, &arguments)?
+/// Starts a part that has a port for health, and reads the port from its log.
+pub(crate) fn start(place: &Place, log: &str, arguments: &[&str]) -> Result<(Running, SocketAddr)> {
+    let program = Program::new(place, arguments)?
         .env("CORPUSMILL_LOG", "info")
         .log_to(log)?;
     let mut running = Running(program.start()?);
@@ -82,7 +81,17 @@ fn a_worker_is_ready_while_it_has_a_coordinator() -> Result<()> {
     place.write("bad.sql", "SELECT nothing FROM nowhere")?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let url = format!("http://{free}");
-    let worker = ["worker", "--coordinator", &url, "--vcores", "2", "--work-dir", "work"];
+    let worker = [
+        "worker",
+        "--coordinator",
+        &url,
+        "--vcores",
+        "2",
+        "--work-dir",
+        "work",
+        "--health",
+        "127.0.0.1:0",
+    ];
     let (_worker, at_worker) = start(&place, "worker.log", &worker)?;
     let (status, reason) = get(at_worker, "/readyz")?;
     assert!(
@@ -96,7 +105,11 @@ fn a_worker_is_ready_while_it_has_a_coordinator() -> Result<()> {
     );
 
     let listen = free.to_string();
-    let (mut coordinator, at) = start(&place, "coordinator.log", &["coordinator", "--listen", &listen])?;
+    let (mut coordinator, at) = start(
+        &place,
+        "coordinator.log",
+        &["coordinator", "--listen", &listen, "--health", "127.0.0.1:0"],
+    )?;
     let mut line = String::new();
     BufReader::new(coordinator.0.stdout.take().context("no output")?).read_line(&mut line)?;
     assert_eq!(get(at, "/readyz")?, (200, "ready\n".to_owned()));
