@@ -6,6 +6,7 @@
 //!             ├──► lang_id                   └── pii_spans
 //!             ├──► quality_signals
 //!             └──► shingles ──► minhash: bands, sketches ──► near_pairs ──► similarity ──► duplicate_links
+//!  pictures    ──► pdq ──► hamming ──► duplicate_links
 //!  pairs       ──► union_find::components ──► split::assign          (no group straddles a split)
 //!  floats      ──► ExactSum              counts ──► psi
 //! ```
