@@ -18,6 +18,8 @@ mod health;
 mod house;
 #[path = "all/interop.rs"]
 mod interop;
+#[path = "all/models.rs"]
+mod models;
 #[path = "all/moderation.rs"]
 mod moderation;
 #[path = "all/object_storage.rs"]

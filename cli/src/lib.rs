@@ -41,6 +41,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::FAILED));
         }
     };
+    corpusmill_models::ModelLibrary::install();
     match commands::run(cli) {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => ExitCode::from(exit::report(&error)),

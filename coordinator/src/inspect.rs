@@ -110,6 +110,7 @@ pub(crate) async fn show(workspace: &Workspace, show: Show) -> Result<Outcome> {
             .await
         }
         Show::Tokenizers => show_objects(workspace, Space::Tokenizer, &[ObjectKind::Tokenizer]).await,
+        Show::Models => show_objects(workspace, Space::Model, &[ObjectKind::Model]).await,
         Show::Functions => show_objects(workspace, Space::Function, &[ObjectKind::Function]).await,
         Show::Schedules => show_schedules(workspace).await,
         other => Err(CoordinatorError::Invalid(format!(
@@ -207,10 +208,11 @@ async fn show_schedules(workspace: &Workspace) -> Result<Outcome> {
         .rows()
 }
 
-/// `DESCRIBE`: the columns of a relation, or the definition of a tokenizer or function.
+/// `DESCRIBE`: the columns of a relation, or the definition of a tokenizer, model or function.
 pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &ObjectRef) -> Result<Outcome> {
     let space = match object.kind {
         Some(ObjectKind::Tokenizer) => Some(Space::Tokenizer),
+        Some(ObjectKind::Model) => Some(Space::Model),
         Some(ObjectKind::Function) => Some(Space::Function),
         _ => None,
     };

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use corpusmill_corpus::{CorpusError, Manifest, StoreOptions, open_store};
 use corpusmill_operators::RowFile;
 use corpusmill_sql::{
-    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, ObjectKind, Objects, Relation,
+    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, Model, ObjectKind, Objects, Relation,
     Result as SqlResult, SqlError, Statement, StatementKind, Tokenizer, parse_script,
 };
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -24,6 +24,10 @@ use crate::catalog::{Catalog, ObjectRow, Space};
 use crate::error::{CoordinatorError, Result};
 use crate::layout::{Layout, corpus_folder, view_folder};
 use crate::report::BuildState;
+
+mod models;
+
+pub(crate) use models::describe_model;
 
 /// Column of the quarantine that names the expectation.
 const REASON: &str = "_reason";
@@ -279,6 +283,7 @@ impl CatalogObjects {
         }
         for (space, kind) in [
             (Space::Tokenizer, ObjectKind::Tokenizer),
+            (Space::Model, ObjectKind::Model),
             (Space::Function, ObjectKind::Function),
         ] {
             let objects = self.catalog.objects(space).await?;
@@ -382,6 +387,7 @@ pub(crate) fn resolve_paths(statement: &mut Statement, base: &FilePath) {
     };
     match &mut statement.kind {
         StatementKind::CreateTokenizer(create) => create.uri = absolute(&create.uri),
+        StatementKind::CreateModel(create) => create.uri = absolute(&create.uri),
         StatementKind::CreateExternalTable(create) => {
             for location in &mut create.locations {
                 *location = absolute(location);
@@ -447,6 +453,10 @@ impl Objects for CatalogObjects {
 
     async fn tokenizer(&self, name: &str) -> SqlResult<Option<Arc<Tokenizer>>> {
         self.tokenizer_of(name).await.map_err(to_sql)
+    }
+
+    async fn model(&self, name: &str) -> SqlResult<Option<Arc<Model>>> {
+        self.model_of(name).await.map_err(to_sql)
     }
 
     async fn function(&self, name: &str) -> SqlResult<Option<CreateFunction>> {

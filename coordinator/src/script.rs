@@ -80,6 +80,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
     }
     match &statement.kind {
         StatementKind::CreateTokenizer(create) => statements::create_tokenizer(workspace, statement, create).await,
+        StatementKind::CreateModel(create) => statements::create_model(workspace, statement, create).await,
         StatementKind::CreateFunction(create) => {
             statements::create_function(workspace, session, statement, create).await
         }

@@ -19,7 +19,10 @@ use crate::objects::{CatalogObjects, load_tokenizer, resolve_paths};
 use crate::report::BuildState;
 use crate::workspace::Workspace;
 
+mod model;
 mod rollback;
+
+pub(crate) use model::create_model;
 
 /// What ALTER CORPUS changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -382,6 +385,7 @@ pub(crate) async fn alter_corpus(workspace: &Workspace, alter: &AlterCorpus) -> 
 pub(crate) async fn drop_object(workspace: &Workspace, drop: &DropObject) -> Result<Outcome> {
     let space = match drop.kind {
         ObjectKind::Tokenizer => Space::Tokenizer,
+        ObjectKind::Model => Space::Model,
         ObjectKind::Function => Space::Function,
         _ => Space::Relation,
     };

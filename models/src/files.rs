@@ -33,6 +33,10 @@ pub struct ModelFiles {
     files: BTreeMap<String, Bytes>,
 }
 
+/// Sizes, times and tags of the files of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesState(Vec<(&'static str, u64, i64, Option<String>)>);
+
 impl ModelFiles {
     /// Reads `config.json`, `tokenizer.json`, the weights in safetensors (also in several files behind an index), and
     /// the modules of sentence-transformers from a folder.
@@ -76,6 +80,24 @@ impl ModelFiles {
             }
         }
         Ok(model)
+    }
+
+    /// What tells whether the files changed since they were read, without reading them.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn state(uri: &str) -> Result<FilesState> {
+        let mut files = Vec::new();
+        for name in [CONFIG, TOKENIZER, WEIGHTS, WEIGHTS_INDEX].into_iter().chain(OPTIONAL) {
+            let place = format!("{}/{name}", uri.trim_end_matches('/'));
+            let (store, path) = open_store(&place, &StoreOptions::new())?;
+            match store.head(&path).await {
+                Ok(meta) => files.push((name, meta.size, meta.last_modified.timestamp_micros(), meta.e_tag)),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(ModelError::Read { path: place, source }),
+            }
+        }
+        Ok(FilesState(files))
     }
 
     /// The folder that they were read from.

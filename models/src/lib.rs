@@ -9,6 +9,9 @@
 //!        │                         │
 //!        └───────────── head.rs: pooling, dense, unit length; classifier ──► rows of f32
 //! ```
+//! `ModelLibrary` fills the trait that the operators declare: it keeps the models of a process, and its one pool of
+//! threads computes jobs of a few hundred tokens for all partitions (`service.rs`).
+//!
 //! A row has the same bits alone and in any batch, on any number of threads and any x86-64 or Arm machine:
 //! see [`cpu`](self) for the two rules that give it.
 //!
@@ -21,12 +24,16 @@ mod error;
 mod files;
 mod head;
 mod layers;
+mod library;
 mod model;
 mod safetensors;
+mod service;
 mod text;
 mod weights;
 
 pub use error::{ModelError, Result};
-pub use files::ModelFiles;
+pub use files::{FilesState, ModelFiles};
+pub use library::ModelLibrary;
 pub use model::{ModelOptions, ModelScratch, Task, TextModel};
+pub use service::Results;
 pub use text::Sequences;

@@ -9,7 +9,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use serde::{Deserialize, Serialize};
 
-use crate::{RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards, key_hash_udf, key_shard_udf};
+use crate::{Predict, Prediction, RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards, key_hash_udf, key_shard_udf};
 
 /// Encodes and decodes the operators and functions of this crate.
 #[derive(Debug, Default, Clone, Copy)]
@@ -22,13 +22,14 @@ enum Wire {
     Screen(ScreenSpec),
     WriteShards(ShardSink),
     WriteRows(RowSink),
+    Predict(Vec<Prediction>),
 }
 
 impl OperatorCodec {
     /// Whether a node is an operator of this crate.
     #[must_use]
     pub fn knows(node: &dyn ExecutionPlan) -> bool {
-        node.is::<Screen>() || node.is::<WriteShards>() || node.is::<WriteRows>()
+        node.is::<Screen>() || node.is::<WriteShards>() || node.is::<WriteRows>() || node.is::<Predict>()
     }
 }
 
@@ -52,6 +53,7 @@ impl PhysicalExtensionCodec for OperatorCodec {
         Ok(match wire {
             Wire::Screen(spec) => Arc::new(Screen::try_new(input, Arc::new(spec))?),
             Wire::WriteShards(sink) => Arc::new(WriteShards::try_new(input, Arc::new(sink))?),
+            Wire::Predict(predictions) => Arc::new(Predict::try_new(input, Arc::new(predictions))?),
             Wire::WriteRows(sink) => Arc::new(WriteRows::new(input, Arc::new(sink))),
         })
     }
@@ -68,6 +70,8 @@ impl PhysicalExtensionCodec for OperatorCodec {
             Wire::WriteShards(write.sink().as_ref().clone())
         } else if let Some(write) = node.downcast_ref::<WriteRows>() {
             Wire::WriteRows(write.sink().as_ref().clone())
+        } else if let Some(predict) = node.downcast_ref::<Predict>() {
+            Wire::Predict(predict.predictions().as_ref().clone())
         } else {
             return exec_err!("{} has no codec in corpusmill", node.name());
         };

@@ -72,6 +72,14 @@ pub enum OperatorError {
     /// The corpus format failed.
     #[error(transparent)]
     Corpus(#[from] corpusmill_corpus::CorpusError),
+    /// A model cannot be read or run.
+    #[error("model {name}: {source}")]
+    Model {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: crate::encoder::EncoderError,
+    },
     /// A receipt cannot be read.
     #[error("receipt {path} is unreadable; remove it and run the statement again")]
     Receipt {
@@ -96,6 +104,13 @@ pub struct Violation {
 }
 
 impl OperatorError {
+    pub(crate) fn model(spec: &crate::ModelSpec, source: crate::encoder::EncoderError) -> Self {
+        Self::Model {
+            name: spec.source.name.clone(),
+            source,
+        }
+    }
+
     /// Whether the same step may succeed when it is run again, unchanged.
     #[must_use]
     pub fn retry(&self) -> bool {

@@ -17,13 +17,19 @@
 //! ```
 //! A materialised step ends in [`WriteRows`] instead: one Parquet file for each partition of its input.
 //!
+//! [`Predict`] runs models over text columns; the models themselves are in the crate `models`, behind [`Encoders`].
+//!
 //! To add an operator: one file with the plan node (`name.rs`), one arm in `codec.rs`, a round trip in its tests.
 
 mod codec;
 mod destination;
+mod encoder;
 mod error;
 pub mod failpoint;
 mod key_functions;
+mod model_function;
+mod predict;
+mod predict_rule;
 mod receipt;
 mod rows_file;
 mod screen;
@@ -36,8 +42,14 @@ mod tests;
 
 pub use codec::OperatorCodec;
 pub use destination::Destination;
+pub use encoder::{
+    Encoded, Encoder, EncoderError, Encoders, ModelSource, ModelSpec, ModelTask, encoders, install_encoders,
+};
 pub use error::{OperatorError, Violation};
 pub use key_functions::{key_hash_udf, key_shard_udf};
+pub use model_function::{ModelFunction, model_values_type};
+pub use predict::{Predict, Prediction};
+pub use predict_rule::PlanPredictions;
 pub use receipt::{Receipt, RowFile};
 pub use screen::{CLASS, COUNT, HASH, REASON, Reason, ReasonAction, SHARD, Screen, ScreenSpec, VERDICT, warn_column};
 pub use task_failure::{FailureCause, TaskFailure, causes, with_sources};

@@ -1,10 +1,12 @@
-//! Ties names inside expressions to objects of the catalogue: Python functions before planning, tokenizers after.
+//! Ties names inside expressions to objects of the catalogue: Python functions before planning, models and tokenizers
+//! after.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use corpusmill_kernels::Tokenizer;
+use corpusmill_operators::ModelFunction;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as EngineResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -12,6 +14,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::sql::sqlparser::ast::{self, Query, Visit, Visitor};
 
 use crate::error::{Result, SqlError};
+use crate::functions::embed;
 use crate::functions::tokenize::TokenizerFunction;
 use crate::plan_errors::find_word;
 use crate::python;
@@ -90,6 +93,28 @@ pub(crate) async fn bind_tokenizers(session: &Session, plan: LogicalPlan, text: 
         tokenizers.insert(name, tokenizer);
     }
     Ok(replace(plan, &tokenizers)?)
+}
+
+/// Replaces calls of `embed` by calls of a function that carries the model; both have the same name and arguments.
+pub(crate) fn bind_models(plan: LogicalPlan) -> EngineResult<LogicalPlan> {
+    let plan = plan.transform_up_with_subqueries(|node| {
+        node.map_expressions(|expression| {
+            expression.transform_up(|expression| match expression {
+                Expr::ScalarFunction(call) if embed::UnboundEmbed::is(&call.func) => {
+                    let name = match call.args.first() {
+                        Some(Expr::Literal(name, _)) => Some(name),
+                        _ => None,
+                    };
+                    let model = embed::model_of(name)?;
+                    let bound = ModelFunction::udf(Arc::clone(&model.spec));
+                    let call = ScalarFunction::new_udf(Arc::new(bound), call.args);
+                    Ok(Transformed::yes(Expr::ScalarFunction(call)))
+                }
+                other => Ok(Transformed::no(other)),
+            })
+        })
+    })?;
+    Ok(plan.data)
 }
 
 /// The unbound tokenizer function and the name in a call, if it is one.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use corpusmill_kernels::Tokenizer;
-use corpusmill_operators::OperatorCodec;
+use corpusmill_operators::{ModelFunction, OperatorCodec};
 use datafusion::common::{Result, exec_datafusion_err, exec_err};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
@@ -33,6 +33,7 @@ const TOKENIZERS_MAX: usize = 32;
 ///   Screen, WriteShards, WriteRows       "CMP1" 1 + operators::OperatorCodec
 ///   read_blob                            "CMP1" 2 + format, scan
 ///   tokenize(…) bound to its tokenizer   name, max_length, digest + the file, compressed
+///   embed(…) bound to its model          description, digest
 ///   Python functions                     definition, Arrow types
 ///   everything else                      the inner codec; functions by name from the session's registry
 /// ```
@@ -152,6 +153,7 @@ impl PhysicalExtensionCodec for PlanCodec {
                 let tokenizer = self.tokenizer(&carried, rest)?;
                 Ok(Arc::new(TokenizerFunction::carrying(name, tokenizer)?))
             }
+            Carried::Model(spec) => Ok(Arc::new(ModelFunction::udf(Arc::new(spec.clone())))),
             Carried::Python(definition) => Ok(Arc::new(ScalarUDF::new_from_impl(definition.function(rest)?))),
         }
     }
@@ -169,6 +171,9 @@ impl PhysicalExtensionCodec for PlanCodec {
         if let Some(function) = (node.inner().as_ref() as &dyn std::any::Any).downcast_ref::<PythonFunction>() {
             let (carried, types) = Carried::python(function)?;
             return carried.write(&types, buf);
+        }
+        if let Some(function) = ModelFunction::of(node) {
+            return Carried::Model(function.spec().as_ref().clone()).write(&[], buf);
         }
         if ["run_start", "run_end"].contains(&node.name()) {
             // Planning makes a constant of it; by name alone another process would put its own time there.

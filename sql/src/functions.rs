@@ -4,6 +4,7 @@
 
 pub(crate) mod contamination;
 mod content_hash;
+pub(crate) mod embed;
 pub(crate) mod duplicate_links;
 pub(crate) mod exact_sum;
 pub(crate) mod group_components;
@@ -61,6 +62,7 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(contamination::ngram_overlap()),
         Function::Scalar(content_hash::function()),
         Function::Scalar(content_hash::content_id()),
+        Function::Scalar(embed::function()),
         Function::Scalar(jaccard::function()),
         Function::Scalar(lang_id::function()),
         Function::Scalar(near_text::bands()),

@@ -26,6 +26,7 @@ mod codec;
 mod error;
 mod expectations;
 mod functions;
+mod models;
 mod objects;
 mod plan_errors;
 mod python;
@@ -44,6 +45,7 @@ pub use corpusmill_kernels::Tokenizer;
 pub use error::{Fault, Result, SqlError};
 pub use functions::plain_functions;
 pub use functions::tokenize::TokenizerFunction;
+pub use models::{Model, ModelOutput, ModelValue};
 pub use objects::{CorpusTable, NoObjects, Objects, Relation};
 pub use python::PythonFunction;
 pub use script::{parse_script, parse_text};
@@ -51,7 +53,7 @@ pub use session::{RunTime, Session, SessionOptions, session};
 pub use source_text::{Position, SqlText};
 pub use sources::{DataFile, FileTable};
 pub use statement::{
-    AlterCorpus, AlterCorpusAction, Call, CreateCorpus, CreateExternalTable, CreateFunction, CreateTokenizer,
-    CreateView, DropObject, Expectation, ExpectationScope, ObjectKind, ObjectRef, RefreshCorpus, Schedule, Show,
+    AlterCorpus, AlterCorpusAction, Call, CreateCorpus, CreateExternalTable, CreateFunction, CreateModel,
+    CreateTokenizer, CreateView, DropObject, Expectation, ExpectationScope, ModelColumnType, ObjectKind, ObjectRef, RefreshCorpus, Schedule, Show,
     Statement, StatementKind, ViolationAction,
 };

@@ -8,6 +8,7 @@ use corpusmill_kernels::Tokenizer;
 use datafusion::arrow::array::RecordBatch;
 
 use crate::error::Result;
+use crate::models::Model;
 use crate::sources::FileTable;
 use crate::statement::{CreateFunction, ObjectKind, Statement};
 
@@ -25,6 +26,11 @@ pub trait Objects: Send + Sync + Debug {
 
     /// A tokenizer, loaded.
     async fn tokenizer(&self, name: &str) -> Result<Option<Arc<Tokenizer>>>;
+
+    /// A model, described; without models there is none of any name.
+    async fn model(&self, _name: &str) -> Result<Option<Arc<Model>>> {
+        Ok(None)
+    }
 
     /// A Python function.
     async fn function(&self, name: &str) -> Result<Option<CreateFunction>>;

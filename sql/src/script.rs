@@ -12,6 +12,7 @@ mod create;
 mod cursor;
 mod inspect;
 mod lexer;
+mod model;
 mod rewrite;
 
 use datafusion::common::DataFusionError;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
+use corpusmill_operators::PlanPredictions;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -27,7 +28,7 @@ use crate::sources;
 use crate::sources::stores::StoresOnDemand;
 use crate::statement::{CreateExternalTable, CreateView, Statement, StatementKind};
 use crate::table_functions;
-use crate::{asof, bind, expectations};
+use crate::{asof, bind, expectations, models};
 
 /// How much of the machine a session may use.
 #[derive(Debug, Clone)]
@@ -144,6 +145,7 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         .with_config(config)
         .with_runtime_env(runtime.build_arc()?)
         .with_default_features()
+        .with_physical_optimizer_rules(PlanPredictions::before_all())
         .build();
     for function in functions::all(run_time) {
         function.register(&mut state)?;
@@ -366,7 +368,12 @@ impl Session {
         }
         // Planning awaits the objects it names, so the state is copied out of its lock first.
         let state = self.inner.context.state();
-        let plan = Box::pin(state.statement_to_plan(statement.clone())).await?;
+        let planned = async {
+            let plan = Box::pin(state.statement_to_plan(statement.clone())).await?;
+            bind::bind_models(plan)
+        };
+        let query = query_of(&mut statement.clone()).cloned();
+        let plan = Box::pin(models::with_named(self, query.as_ref(), text, planned)).await??;
         bind::bind_tokenizers(self, plan, text).await
     }
 }

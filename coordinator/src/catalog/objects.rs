@@ -13,6 +13,8 @@ pub(crate) enum Space {
     Relation,
     /// Tokenizers.
     Tokenizer,
+    /// Models.
+    Model,
     /// Functions.
     Function,
 }
@@ -22,6 +24,7 @@ impl Space {
         match self {
             Self::Relation => "relation",
             Self::Tokenizer => "tokenizer",
+            Self::Model => "model",
             Self::Function => "function",
         }
     }

@@ -1,20 +1,17 @@
 //! Attention of every token of a sequence to the tokens of the same sequence, without padding.
 
-use super::elementwise::softmax;
-use super::gemm::{Finish, Packed, Rows, gemm};
+use super::elementwise::exp;
+use super::gemm::{Rows, pack_left};
 use super::instruction_set::for_each_instruction_set;
-use super::microkernel::ROWS;
-
-/// Tokens whose scores are held at a time.
-const BLOCK: usize = 8 * ROWS;
+use super::microkernel::{COLUMNS, ROWS, multiply};
 
 /// Memory that is used again from call to call.
 #[derive(Debug, Default)]
 pub(crate) struct AttentionScratch {
-    keys: Packed,
-    values: Packed,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
     scores: Vec<f32>,
-    left: Vec<f32>,
 }
 
 /// The shape of attention.
@@ -40,6 +37,9 @@ impl AttentionShape {
 ///
 /// `qkv` has for each token its query, key and value, each `heads · head_width` wide. `offsets` are the first tokens of
 /// the sequences and the end of the last one. `out` gets `heads · head_width` values a token.
+///
+/// All is computed transposed, for [`COLUMNS`] queries at a time: a row of scores belongs to a key and has the queries
+/// side by side, so that scores are written, summed and multiplied as they lie, and nothing is turned but the results.
 pub(crate) fn attend(
     qkv: &[f32],
     offsets: &[usize],
@@ -49,60 +49,113 @@ pub(crate) fn attend(
 ) {
     let width = shape.width();
     let stride = 3 * width;
-    let scores = Finish {
-        scale: 1.0 / (shape.head_width as f32).sqrt(),
-        ..Finish::PLAIN
-    };
-    for sequence in offsets.windows(2) {
-        let (start, length) = (sequence[0], sequence[1] - sequence[0]);
-        let tokens = &qkv[start * stride..(start + length) * stride];
+    for sequence in offsets.windows(2).filter(|sequence| sequence[0] < sequence[1]) {
+        let tokens = &qkv[sequence[0] * stride..sequence[1] * stride];
+        let out = &mut out[sequence[0] * width..sequence[1] * width];
         for head in 0..shape.heads {
-            let column = head * shape.head_width;
-            let (keys, values) = (&mut scratch.keys, &mut scratch.values);
-            keys.pack_transposed(&tokens[width + column..], stride, length, shape.head_width);
-            values.pack(&tokens[2 * width + column..], stride, shape.head_width, length);
-            for first in (0..length).step_by(BLOCK) {
-                let rows = BLOCK.min(length - first);
-                let queries = Rows {
-                    values: &tokens[first * stride + column..],
-                    stride,
-                    rows,
-                };
-                scratch.scores.resize(rows * length, 0.0);
-                gemm(queries, keys, &mut scratch.scores, length, scores, &mut scratch.left);
-                hide(&mut scratch.scores, length, first, shape);
-                softmax(&mut scratch.scores, length);
-                let weights = Rows {
-                    values: &scratch.scores,
-                    stride: length,
-                    rows,
-                };
-                let place = (start + first) * width + column;
-                gemm(
-                    weights,
-                    values,
-                    &mut out[place..],
-                    width,
-                    Finish::PLAIN,
-                    &mut scratch.left,
-                );
+            attend_head(tokens, head, shape, out, scratch);
+        }
+    }
+}
+
+for_each_instruction_set! {
+    fn attend_head(
+        tokens: &[f32],
+        head: usize,
+        shape: AttentionShape,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let (width, inner) = (shape.width(), shape.head_width);
+        let stride = 3 * width;
+        let length = tokens.len() / stride;
+        let column = head * inner;
+        let keys = Rows { values: &tokens[width + column..], stride, rows: length };
+        pack_left(keys, 0, length, inner, &mut scratch.keys);
+        pack_values(&tokens[2 * width + column..], stride, length, inner, &mut scratch.values);
+        let scale = 1.0 / (inner as f32).sqrt();
+        let mut sums = [[0f32; COLUMNS]; ROWS];
+        for first in (0..length).step_by(COLUMNS) {
+            let queries = COLUMNS.min(length - first);
+            scratch.queries.clear();
+            scratch.queries.resize(inner * COLUMNS, 0.0);
+            for query in 0..queries {
+                let values = &tokens[(first + query) * stride + column..][..inner];
+                for (row, value) in scratch.queries.chunks_exact_mut(COLUMNS).zip(values) {
+                    row[query] = value * scale;
+                }
+            }
+            scratch.scores.resize(length.div_ceil(ROWS) * ROWS * COLUMNS, 0.0);
+            let tiles = scratch.keys.chunks_exact(inner * ROWS);
+            for (tile, rows) in tiles.zip(scratch.scores.chunks_exact_mut(ROWS * COLUMNS)) {
+                multiply(tile, &scratch.queries, &mut sums);
+                rows.copy_from_slice(sums.as_flattened());
+            }
+            let scores = &mut scratch.scores[..length * COLUMNS];
+            hide(scores, first, shape);
+            let totals = exponentials(scores);
+            for (tile, values) in scratch.values.chunks_exact(length * ROWS).enumerate() {
+                multiply(values, scores, &mut sums);
+                for query in 0..queries {
+                    let place = (first + query) * width + column + tile * ROWS;
+                    let values = ROWS.min(inner - tile * ROWS);
+                    for (out, row) in out[place..place + values].iter_mut().zip(&sums) {
+                        *out = row[query] / totals[query];
+                    }
+                }
             }
         }
     }
 }
 
-/// Takes away the scores of tokens that are out of reach.
-fn hide(scores: &mut [f32], length: usize, first: usize, shape: AttentionShape) {
-    if shape.reach.is_none_or(|reach| reach >= length) && !shape.causal {
+/// Lays the values of each token, [`ROWS`] columns at a time, one token after the other; columns that are missing are
+/// zero.
+#[inline(always)]
+fn pack_values(values: &[f32], stride: usize, length: usize, inner: usize, packed: &mut Vec<f32>) {
+    packed.clear();
+    packed.resize(inner.div_ceil(ROWS) * ROWS * length, 0.0);
+    for (tile, packed) in packed.chunks_exact_mut(length * ROWS).enumerate() {
+        let columns = tile * ROWS..inner.min((tile + 1) * ROWS);
+        for (token, packed) in packed.chunks_exact_mut(ROWS).enumerate() {
+            let values = &values[token * stride..][columns.clone()];
+            packed[..values.len()].copy_from_slice(values);
+        }
+    }
+}
+
+/// Replaces the scores of each query, a column, by exp(score − the largest); returns the sums, in the order of the keys.
+#[inline(always)]
+fn exponentials(scores: &mut [f32]) -> [f32; COLUMNS] {
+    let mut largest = [f32::NEG_INFINITY; COLUMNS];
+    for row in scores.chunks_exact(COLUMNS) {
+        for (largest, score) in largest.iter_mut().zip(row) {
+            *largest = if *score > *largest { *score } else { *largest };
+        }
+    }
+    let mut totals = [0f32; COLUMNS];
+    for row in scores.chunks_exact_mut(COLUMNS) {
+        for ((score, largest), total) in row.iter_mut().zip(&largest).zip(&mut totals) {
+            *score = exp(*score - largest);
+            *total += *score;
+        }
+    }
+    totals
+}
+
+/// Takes away the scores of keys that are out of reach of a query; the first query is token `first`.
+#[inline(always)]
+fn hide(scores: &mut [f32], first: usize, shape: AttentionShape) {
+    if shape.reach.is_none() && !shape.causal {
         return;
     }
-    let reach = shape.reach.unwrap_or(length);
-    for (row, scores) in scores.chunks_exact_mut(length).enumerate() {
-        let token = first + row;
-        let seen_end = if shape.causal { token + 1 } else { token + reach + 1 };
-        let hidden_before = token.saturating_sub(reach);
-        scores[..hidden_before].fill(f32::NEG_INFINITY);
-        scores[seen_end.min(length)..].fill(f32::NEG_INFINITY);
+    let reach = shape.reach.unwrap_or(usize::MAX);
+    for (key, row) in scores.chunks_exact_mut(COLUMNS).enumerate() {
+        for (query, score) in row.iter_mut().enumerate() {
+            let token = first + query;
+            if key.abs_diff(token) > reach || shape.causal && key > token {
+                *score = f32::NEG_INFINITY;
+            }
+        }
     }
 }
 

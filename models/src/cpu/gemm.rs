@@ -4,8 +4,8 @@ use super::elementwise::Activation;
 use super::instruction_set::for_each_instruction_set;
 use super::microkernel::{COLUMNS, ROWS, multiply};
 
-/// Rows that are packed together: with 1,536 columns they fit a second-level cache of 1 MiB.
-const BLOCK_ROWS: usize = 8 * ROWS;
+/// Values that are packed together: half of a second-level cache of 1 MiB, so that a panel fits beside them.
+const BLOCK_VALUES: usize = 128 << 10;
 
 /// The right-hand side of a product, `inner` × `columns`, in panels of [`COLUMNS`] columns, the last one padded.
 #[derive(Debug, Clone, Default)]
@@ -24,18 +24,6 @@ impl Packed {
             let panel = &mut self.panels[column / COLUMNS * inner * COLUMNS..];
             for (values, value) in panel.chunks_exact_mut(COLUMNS).zip(row) {
                 values[column % COLUMNS] = *value;
-            }
-        }
-    }
-
-    /// Packs `inner` rows of `columns` values, `stride` apart.
-    pub(crate) fn pack(&mut self, rows: &[f32], stride: usize, columns: usize, inner: usize) {
-        self.clear(inner, columns);
-        for step in 0..inner {
-            let row = &rows[step * stride..step * stride + columns];
-            for (panel, values) in row.chunks(COLUMNS).enumerate() {
-                let start = (panel * inner + step) * COLUMNS;
-                self.panels[start..start + values.len()].copy_from_slice(values);
             }
         }
     }
@@ -68,10 +56,9 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
 }
 
-/// What becomes of a sum before it is stored: `activation(scale · sum + bias) + what was there`.
+/// What becomes of a sum before it is stored: `activation(sum + bias) + what was there`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Finish<'a> {
-    pub(crate) scale: f32,
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Activation,
     pub(crate) accumulate: bool,
@@ -80,7 +67,6 @@ pub(crate) struct Finish<'a> {
 impl Finish<'_> {
     /// The sums as they are.
     pub(crate) const PLAIN: Finish<'static> = Finish {
-        scale: 1.0,
         bias: &[],
         activation: Activation::Identity,
         accumulate: false,
@@ -101,8 +87,9 @@ for_each_instruction_set! {
     ) {
         let inner = right.inner;
         let mut sums = [[0f32; COLUMNS]; ROWS];
-        for start in (0..left.rows).step_by(BLOCK_ROWS) {
-            let rows = BLOCK_ROWS.min(left.rows - start);
+        let block = (BLOCK_VALUES / inner.max(1) / ROWS).max(1) * ROWS;
+        for start in (0..left.rows).step_by(block) {
+            let rows = block.min(left.rows - start);
             pack_left(left, start, rows, inner, scratch);
             for (panel, column) in (0..right.columns).step_by(COLUMNS).enumerate() {
                 let panel = &right.panels[panel * inner * COLUMNS..(panel + 1) * inner * COLUMNS];
@@ -121,7 +108,7 @@ for_each_instruction_set! {
 
 /// Lays tiles of rows so that the values of one step are side by side; rows that are missing are zero.
 #[inline(always)]
-fn pack_left(left: Rows<'_>, start: usize, rows: usize, inner: usize, scratch: &mut Vec<f32>) {
+pub(super) fn pack_left(left: Rows<'_>, start: usize, rows: usize, inner: usize, scratch: &mut Vec<f32>) {
     scratch.clear();
     scratch.resize(rows.div_ceil(ROWS) * ROWS * inner, 0.0);
     for row in 0..rows {
@@ -136,9 +123,6 @@ fn pack_left(left: Rows<'_>, start: usize, rows: usize, inner: usize, scratch: &
 
 #[inline(always)]
 fn store(sums: &mut [f32; COLUMNS], out: &mut [f32], column: usize, finish: Finish<'_>) {
-    if finish.scale != 1.0 {
-        sums.iter_mut().for_each(|sum| *sum *= finish.scale);
-    }
     if let Some(bias) = finish.bias.get(column..column + out.len()) {
         for (sum, bias) in sums.iter_mut().zip(bias) {
             *sum += bias;

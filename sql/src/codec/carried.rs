@@ -1,6 +1,7 @@
 //! What a function carries: a JSON header, its length before it, and bytes behind it.
 
 use corpusmill_kernels::Tokenizer;
+use corpusmill_operators::ModelSpec;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::sql::sqlparser::ast;
@@ -31,6 +32,8 @@ pub(super) enum Carried {
         /// Digest of the file.
         digest: String,
     },
+    /// A model.
+    Model(ModelSpec),
     /// A Python function; its Arrow types follow.
     Python(PythonDefinition),
 }

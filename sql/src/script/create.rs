@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::Cursor;
 use super::rewrite::normalized_ident;
-use super::{corpus, lexer, parse_engine, parse_query, syntax_error};
+use super::{corpus, lexer, model, parse_engine, parse_query, syntax_error};
 use crate::error::{Fault, Result, SqlError, nearest};
 use crate::source_text::SqlText;
 use crate::statement::{CreateExternalTable, CreateFunction, CreateTokenizer, CreateView, StatementKind};
@@ -44,11 +44,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>, tokens: &[TokenWithSpan]) -> Result
         }
         "FUNCTION" => parse_function(cursor, tokens).map(StatementKind::CreateFunction),
         "EXTERNAL" => parse_external_table(cursor, tokens).map(StatementKind::CreateExternalTable),
-        "MODEL" => Err(later(
-            cursor,
-            "CREATE MODEL",
-            "models and ML_PREDICT come with a later part",
-        )),
+        "MODEL" => model::parse(cursor, prefix).map(StatementKind::CreateModel),
         "HASH" => Err(later(cursor, "CREATE HASH LIST", "hash lists come with a later part")),
         "TABLE" => Err(SqlError::Unsupported(
             Fault::at(

@@ -58,7 +58,7 @@ pub(super) fn parse_describe(cursor: &mut Cursor<'_>) -> Result<ObjectRef> {
 pub(super) fn parse_drop(cursor: &mut Cursor<'_>) -> Result<DropObject> {
     cursor.expect("DROP")?;
     let Some(kind) = object_kind(cursor) else {
-        return Err(cursor.expected("TABLE, VIEW, MATERIALIZED VIEW, TOKENIZER, FUNCTION or CORPUS"));
+        return Err(cursor.expected("TABLE, VIEW, MATERIALIZED VIEW, TOKENIZER, MODEL, FUNCTION or CORPUS"));
     };
     let if_exists = cursor.eat("IF EXISTS");
     let name = cursor.name("the object's name")?;
@@ -73,6 +73,7 @@ fn object_kind(cursor: &mut Cursor<'_>) -> Option<ObjectKind> {
         ("MATERIALIZED VIEW", ObjectKind::MaterializedView),
         ("VIEW", ObjectKind::View),
         ("TOKENIZER", ObjectKind::Tokenizer),
+        ("MODEL", ObjectKind::Model),
         ("FUNCTION", ObjectKind::Function),
         ("CORPUS", ObjectKind::Corpus),
     ] {

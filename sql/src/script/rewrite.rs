@@ -1,6 +1,7 @@
 //! Rewrites of the token stream, before the engine's parser sees it.
 //!
 //! - `c VERSION AS OF 3` becomes the relation `"c@3" AS c` (or keeps the alias that was written);
+//! - `f(…, MODEL m, DESCRIPTOR(c))` becomes `f(…, model => 'm', descriptor => 'c')`;
 //! - `f(TABLE t, …)` becomes `f((SELECT * FROM t), …)`: a sub-query, so that the engine resolves `t` before planning.
 //!
 //! The new tokens carry the spans of those they replace, so errors still point into the file.
@@ -11,7 +12,42 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
 /// Applies all rewrites.
 pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    table_arguments(versions(tokens))
+    table_arguments(model_arguments(versions(tokens)))
+}
+
+/// `MODEL m` and `DESCRIPTOR(c)` as arguments by name.
+fn model_arguments(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut at = 0;
+    while at < tokens.len() {
+        let begins = begins_argument(&out);
+        let (name, length) = match tokens.get(at..).unwrap_or_default() {
+            [model, name, ..] if begins && is_word(model, "MODEL") => (Some(name), 2),
+            [descriptor, open, name, close, ..]
+                if begins
+                    && is_word(descriptor, "DESCRIPTOR")
+                    && open.token == Token::LParen
+                    && close.token == Token::RParen =>
+            {
+                (Some(name), 4)
+            }
+            _ => (None, 1),
+        };
+        match name.map(|name| (&name.token, name.span)) {
+            Some((Token::Word(name), span)) => {
+                let argument = if length == 2 { "model" } else { "descriptor" };
+                out.push(word(argument, false, tokens[at].span));
+                out.push(TokenWithSpan::new(Token::RArrow, span));
+                out.push(TokenWithSpan::new(Token::SingleQuotedString(normalized(name)), span));
+                at += length;
+            }
+            _ => {
+                out.push(tokens[at].clone());
+                at += 1;
+            }
+        }
+    }
+    out
 }
 
 fn versions(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
