@@ -58,10 +58,15 @@ pub(crate) async fn plan_corpus_expectation(
     partitioned_by: &[String],
 ) -> Result<LogicalPlan> {
     let mut expression = script::parse_expression(condition)?;
+    let rows = session
+        .plan_generated(&format!("SELECT * FROM {}", quoted(corpus)), condition)
+        .await?;
+    let numeric = rows.schema().fields().iter().filter(|field| field.data_type().is_numeric());
     let mut rewriter = CorpusCalls {
         condition,
         corpus,
         previous,
+        numeric: numeric.map(|field| field.name().clone()).collect(),
         split_column: match partitioned_by {
             [only] => Some(only.as_str()),
             many => many.iter().map(String::as_str).find(|column| *column == "split"),
@@ -262,6 +267,8 @@ struct CorpusCalls<'a> {
     corpus: &'a str,
     previous: Option<&'a str>,
     split_column: Option<&'a str>,
+    /// Columns of numbers.
+    numeric: Vec<String>,
     aggregates: Vec<String>,
     /// Sub-queries around the expression that is being visited.
     depth: usize,
@@ -356,6 +363,9 @@ impl CorpusCalls<'_> {
         let Some(previous) = self.previous else {
             return Ok("SELECT CAST(0 AS DOUBLE)".into());
         };
+        if self.numeric.contains(&column) {
+            return Ok(psi_of_numbers(&quoted(&column), &quoted(previous), &quoted(self.corpus)));
+        }
         let column = quoted(&column);
         let counts = |relation: &str| {
             format!(
@@ -371,6 +381,33 @@ impl CorpusCalls<'_> {
             counts(self.corpus)
         ))
     }
+}
+
+/// The index of a column of numbers: its buckets end where the deciles of the previous version do, the last one is
+/// open, and NULL is one more. A value that many rows have is in one bucket as a whole, so few values are a bucket each.
+fn psi_of_numbers(column: &str, previous: &str, now: &str) -> String {
+    let ends: Vec<String> = (0..9)
+        .map(|decile| format!("max(CASE WHEN decile = {decile} THEN x END) AS end{decile}"))
+        .collect();
+    let above: Vec<String> = (0..9)
+        .map(|decile| format!("CASE WHEN x > end{decile} THEN 1 ELSE 0 END"))
+        .collect();
+    let counts = |relation: &str| {
+        format!("SELECT CAST({column} AS DOUBLE) AS x, count(*) AS n FROM {relation} GROUP BY 1")
+    };
+    format!(
+        "WITH e AS ({}), a AS ({}), \
+         ranks AS (SELECT x, sum(n) OVER (ORDER BY x ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS rank, \
+                   sum(n) OVER () AS total FROM e WHERE x IS NOT NULL), \
+         ends AS (SELECT {} FROM (SELECT x, (10 * rank - 1) / total AS decile FROM ranks)), \
+         both AS (SELECT x, n AS e, 0 AS a FROM e UNION ALL SELECT x, 0, n FROM a), \
+         buckets AS (SELECT CASE WHEN x IS NULL THEN -1 ELSE {} END AS bucket, e, a FROM both CROSS JOIN ends) \
+         SELECT psi_counts(e, a) FROM (SELECT bucket, sum(e) AS e, sum(a) AS a FROM buckets GROUP BY bucket)",
+        counts(previous),
+        counts(now),
+        ends.join(", "),
+        above.join(" + "),
+    )
 }
 
 fn arguments(call: &ast::Function) -> Option<Vec<ast::Expr>> {

@@ -26,8 +26,10 @@ pub(crate) async fn locate(error: SqlError, text: &SqlText, session: &Session) -
     let mut position = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(place);
     let (mut message, help) = describe(&error, session).await;
     if position.is_none() {
+        let whole = engine_message(&error);
         position = quoted_names(&message)
             .into_iter()
+            .chain(quoted_names(&whole))
             .find_map(|name| find_word(text, name));
     }
     if message.is_empty() {
@@ -177,7 +179,11 @@ fn describe_unknown_table_function(name: &str) -> String {
 /// The first line, without the engine's appeals to add casts or report bugs.
 fn one_sentence(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
-    first.trim_end_matches('.').to_string()
+    // What one of our functions says about its arguments stands between two remarks of the engine.
+    let ours = first
+        .split_once("user-defined coercion failed with: Error during planning: ")
+        .map(|(_, ours)| ours.split(" No function matches").next().unwrap_or(ours));
+    ours.unwrap_or(first).trim_end_matches('.').to_string()
 }
 
 /// Names in single quotes, in order.

@@ -272,8 +272,11 @@ impl Session {
         Scope::with_stand_in(name, table, Box::pin(self.plan_engine(&statement, text))).await
     }
 
-    /// Plans SQL that we wrote ourselves on behalf of `text`; faults point at `text` as a whole.
-    pub(crate) async fn plan_generated(&self, sql: &str, text: &SqlText) -> Result<LogicalPlan> {
+    /// Plans SQL that we wrote ourselves on behalf of `text`; faults point at `text`, not at what we wrote.
+    ///
+    /// # Errors
+    /// As [`Session::plan`].
+    pub async fn plan_generated(&self, sql: &str, text: &SqlText) -> Result<LogicalPlan> {
         let query = script::parse_query(&SqlText::file(sql, "<generated>"))?;
         let mut statement = EngineStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
         match self.plan_rewritten(&mut statement, text).await {

@@ -1,6 +1,7 @@
 //! Statements planned and run, end to end inside this crate.
 
 mod asof;
+mod codec;
 mod corpora;
 mod functions;
 mod graphs;

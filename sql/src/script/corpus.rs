@@ -29,7 +29,9 @@ pub(super) fn parse_create(cursor: &mut Cursor<'_>, prefix: Prefix) -> Result<Cr
         query: cursor.text().clone(),
     };
     let elements = cursor.position();
-    cursor.expect_token(&Token::LParen)?;
+    if !cursor.eat_token(&Token::LParen) {
+        return Err(cursor.expected(&format!("(PRIMARY KEY (column, …)) after CREATE CORPUS {}", corpus.name)));
+    }
     loop {
         parse_element(cursor, &mut corpus)?;
         if !cursor.eat_token(&Token::Comma) {

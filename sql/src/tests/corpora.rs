@@ -159,6 +159,47 @@ async fn gate(condition: &str, previous: Option<&str>) -> Result<String, String>
     Ok(rows_of(&frame.collect().await.unwrap()).join(";"))
 }
 
+/// The index of `x` between two versions, each made of a query over numbers from 1 to 1,000.
+async fn shift(previous: &str, now: &str) -> f64 {
+    let session = open_with(&format!(
+        "CREATE VIEW before AS SELECT {previous} AS x FROM generate_series(1, 1000);
+         CREATE VIEW now AS SELECT {now} AS x FROM generate_series(1, 1000);"
+    ));
+    let text = SqlText::file("psi('x', previous()) < 0.2", "c.sql");
+    let plan = session
+        .plan_corpus_expectation(&text, "now", Some("before"), &[])
+        .await
+        .unwrap();
+    let frame = session.context().execute_logical_plan(plan).await.unwrap();
+    let row = rows_of(&frame.collect().await.unwrap()).remove(0);
+    row.split_once('|').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test]
+async fn numbers_are_compared_by_the_deciles_of_the_version_before() {
+    // No value of one is a value of the other, and the distribution is the same.
+    let near = shift("CAST(value AS DOUBLE)", "value + 0.25").await;
+    assert!(near < 0.01, "{near}");
+    // By hand: half of the values leave the nine lower deciles for the last one.
+    let far = shift("CAST(value AS DOUBLE)", "CASE WHEN value <= 500 THEN value ELSE 5000.0 END").await;
+    let share = |count: f64| (count + 0.5) / (1000.0 + 0.5 * 10.0);
+    let term = |e: f64, a: f64| (share(a) - share(e)) * (share(a) / share(e)).ln();
+    let by_hand = 4.0 * term(100.0, 0.0) + term(100.0, 500.0);
+    assert!((far - by_hand).abs() < 1e-9, "{far} {by_hand}");
+    // Few values: each is a bucket of its own, as if it were a text.
+    let few = shift("value % 3", "CASE WHEN value % 3 = 2 THEN 1 ELSE value % 3 END").await;
+    let as_text = shift(
+        "CAST(value % 3 AS VARCHAR)",
+        "CAST(CASE WHEN value % 3 = 2 THEN 1 ELSE value % 3 END AS VARCHAR)",
+    )
+    .await;
+    assert!((few - as_text).abs() < 1e-12 && few > 0.2, "{few} {as_text}");
+    // NULL is a bucket of its own; so is nothing but NULL before.
+    let nulls = shift("value", "CASE WHEN value % 2 = 0 THEN value END").await;
+    assert!(nulls > 1.0, "{nulls}");
+    assert!(shift("CAST(NULL AS DOUBLE)", "CAST(NULL AS DOUBLE)").await < 1e-12);
+}
+
 #[tokio::test]
 async fn corpus_conditions_give_one_row() {
     assert_eq!(gate("count(*) >= 4", None).await.unwrap(), "true|4");

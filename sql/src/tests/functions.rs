@@ -84,6 +84,15 @@ async fn the_logical_time_is_a_constant_of_the_session() {
 }
 
 #[tokio::test]
+async fn what_a_function_says_of_its_arguments_is_all_that_is_said() {
+    let message = failure(&open_with(""), "SELECT tokenize('a')").await;
+    assert!(
+        message.starts_with("q.sql:1:8: tokenize takes two arguments: tokenize(…, 'name of a tokenizer')\n"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn tokenizers_are_bound_by_name() {
     use std::sync::Arc;
 

@@ -42,7 +42,7 @@ CREATE VIEW v(s) AS VALUES ('h3llo'), (NULL), ('3'), ('x'), ('y');
 ";
 
 /// True where the interpreter has pyarrow; the tests say so and stop where it has not.
-fn python_is_there() -> bool {
+pub(super) fn python_is_there() -> bool {
     let python = std::env::var("CORPUSMILL_PYTHON").unwrap_or_else(|_| "python3".into());
     let there = std::process::Command::new(python)
         .args(["-c", "import pyarrow"])

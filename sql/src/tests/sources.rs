@@ -212,6 +212,54 @@ async fn delta_snapshots_are_plain_scans() {
 }
 
 #[tokio::test]
+async fn column_mapping_is_refused() {
+    for (protocol, mode) in [
+        (r#"{"minReaderVersion":2,"minWriterVersion":5}"#, "name"),
+        (
+            r#"{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["columnMapping"],"writerFeatures":["columnMapping"]}"#,
+            "id",
+        ),
+    ] {
+        let (_keep, path) = folder();
+        let session = open_with("");
+        for file in ["one", "two"] {
+            rows(
+                &session,
+                &format!("COPY (SELECT CAST(1 AS BIGINT) AS id) TO '{path}/{file}.parquet' STORED AS PARQUET"),
+            )
+            .await;
+        }
+        delta(&path, protocol, "");
+        // Names in the files are not those of the table then.
+        let log = format!("{path}/_delta_log/00000000000000000000.json");
+        let text = fs::read_to_string(&log).unwrap();
+        let mut number = 0;
+        let text = text.replace(r#""partitionColumns":["split"]"#, r#""partitionColumns":[]"#);
+        let text = text.replace(r#"{"split":"train"}"#, "{}").replace(r#"{"split":null}"#, "{}");
+        let text = text.replace(
+            r#""configuration":{}"#,
+            &format!(r#""configuration":{{"delta.columnMapping.mode":"{mode}","delta.columnMapping.maxColumnId":"2"}}"#),
+        );
+        let parts: Vec<&str> = text.split(r#"\"metadata\":{}"#).collect();
+        let text = parts.iter().skip(1).fold(parts[0].to_owned(), |text, part| {
+            number += 1;
+            text + &format!(
+                r#"\"metadata\":{{\"delta.columnMapping.id\":{number},\"delta.columnMapping.physicalName\":\"col-{number}\"}}"#
+            ) + part
+        });
+        assert_eq!(number, 2);
+        fs::write(&log, text).unwrap();
+        let session = open_with(&format!("CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{path}'"));
+        let message = failure(&session, "SELECT * FROM t").await;
+        assert!(
+            message.contains("it uses column mapping (copy it into a table without), which is not supported"),
+            "{mode}: {message}"
+        );
+        assert!(message.starts_with("defs.sql:1:"), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn deletion_vectors_are_refused() {
     let (_keep, path) = folder();
     let session = open_with("");
