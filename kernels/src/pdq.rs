@@ -240,7 +240,7 @@ fn transform(samples: &[[f32; SIDE]; SIDE]) -> [[f32; LOW]; LOW] {
 /// Hashes of the eight ways to turn and mirror a picture: each changes places and signs of the frequencies.
 fn dihedral(low: &[[f32; LOW]; LOW]) -> [PdqHash; 8] {
     // The number of a frequency is one more than its index, so odd indices are the even frequencies.
-    let odd = |i: usize| i % 2 == 0;
+    let odd = |i: usize| i.is_multiple_of(2);
     let flip = |value: f32, negative: bool| if negative { -value } else { value };
     [
         hash(|i, j| low[i][j]),
