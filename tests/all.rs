@@ -24,6 +24,8 @@ mod models;
 mod moderation;
 #[path = "all/object_storage.rs"]
 mod object_storage;
+#[path = "all/redefined.rs"]
+mod redefined;
 #[path = "all/resume.rs"]
 mod resume;
 #[path = "all/slt.rs"]

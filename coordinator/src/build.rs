@@ -187,7 +187,7 @@ impl<'a> Build<'a> {
         let objects = &self.workspace.objects;
         objects.take_seen();
         let first = CorpusPlan::new(self.session, self.statement, corpus).await?;
-        let seen = objects.take_seen();
+        let mut seen = objects.take_seen();
         let mode = views::Mode {
             full: self.request.full,
             dry: false,
@@ -202,12 +202,12 @@ impl<'a> Build<'a> {
         schema_change::check(&plan, self.base.as_ref(), self.request.replace)?;
         let all: Vec<u32> = (0..plan.options.shards).collect();
         let annotated = plan.annotated(self.session, &all).await?;
-        let seen = objects.take_seen();
+        // The conditions were planned beside the query: together they are what the corpus depends on.
+        seen.add(objects.take_seen());
         let physical = self.physical(&annotated).await?;
         let inputs = inputs_of(&physical);
-        let functions: Vec<(String, String)> = seen.functions.into_iter().collect();
         let mut parts = vec![inputs.fingerprint.clone(), layout_digest(&plan)];
-        parts.extend(functions.iter().map(|(name, digest)| format!("{name} {digest}")));
+        parts.extend(seen.digests());
         if uses_run_time(&annotated)? {
             parts.push(logical.timestamp_millis().to_string());
         }
@@ -218,7 +218,7 @@ impl<'a> Build<'a> {
             physical,
             inputs,
             fingerprint,
-            functions,
+            functions: seen.functions.into_iter().collect(),
             views,
             logical,
             resumed: None,

@@ -22,6 +22,7 @@ use object_store::ObjectStoreExt as _;
 
 use crate::catalog::{Catalog, ObjectRow, Space};
 use crate::error::{CoordinatorError, Result};
+use crate::inputs::digest;
 use crate::layout::{Layout, corpus_folder, view_folder};
 use crate::report::BuildState;
 
@@ -49,10 +50,25 @@ pub(crate) struct CatalogObjects {
 pub(crate) struct Seen {
     /// Materialised views.
     pub(crate) views: BTreeSet<String>,
-    /// Corpora with the version that was taken.
-    pub(crate) corpora: BTreeMap<String, u64>,
-    /// Tokenizers and functions with their digest.
+    /// External tables with the digest of their definition: a plan does not show how their files are read.
+    pub(crate) tables: BTreeMap<String, String>,
+    /// Tokenizers and functions with their digest: a plan shows their names only.
     pub(crate) functions: BTreeMap<String, String>,
+}
+
+impl Seen {
+    /// Adds what another plan of the same statement asked for.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.views.extend(other.views);
+        self.tables.extend(other.tables);
+        self.functions.extend(other.functions);
+    }
+
+    /// What a fingerprint needs beside plan and input files.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = String> {
+        let named = self.tables.iter().chain(&self.functions);
+        named.map(|(name, digest)| format!("{name} {digest}"))
+    }
 }
 
 impl CatalogObjects {
@@ -95,6 +111,11 @@ impl CatalogObjects {
         };
         if object.kind == ObjectKind::Corpus.words() {
             return Ok(None);
+        }
+        if object.kind == ObjectKind::Table.words() {
+            self.note(|seen| {
+                seen.tables.insert(format!("table {name}"), digest(&object.sql));
+            });
         }
         if object.kind == ObjectKind::MaterializedView.words() {
             self.note(|seen| {
@@ -178,9 +199,6 @@ impl CatalogObjects {
             Err(CorpusError::NotFound { what: "corpus", .. }) => return Ok(None),
             manifest => manifest?,
         };
-        self.note(|seen| {
-            seen.corpora.insert(name.to_owned(), version);
-        });
         Ok(Some(self.corpus_table(name, version, &manifest)?))
     }
 
@@ -257,8 +275,7 @@ impl CatalogObjects {
             return Err(CoordinatorError::Object(format!("{name} is not a function")));
         };
         self.note(|seen| {
-            seen.functions
-                .insert(format!("function {name}"), crate::inputs::digest(&object.sql));
+            seen.functions.insert(format!("function {name}"), digest(&object.sql));
         });
         Ok(Some(create))
     }

@@ -139,7 +139,7 @@ impl Walk<'_> {
             Err(error) => return Err(self.session.explain_error(error, &logical).await.into()),
         };
         let mut parts = vec![inputs_of(&physical).fingerprint];
-        parts.extend(seen.functions.iter().map(|(name, digest)| format!("{name} {digest}")));
+        parts.extend(seen.digests());
         if uses_run_time(&logical)? {
             parts.push(self.logical.timestamp_millis().to_string());
         }
