@@ -119,7 +119,17 @@ impl Progress {
         };
     }
 
-    fn goes_on(&self, (read, expected): (u64, Option<u64>), bytes: u64, written: u64, elapsed: Duration) {
+    fn goes_on(
+        &self,
+        (read, expected): (u64, Option<u64>),
+        (bytes, spilled): (u64, u64),
+        written: u64,
+        elapsed: Duration,
+    ) {
+        let spilled = match spilled {
+            0 => String::new(),
+            some => format!(", {} spilled", units::bytes(some)),
+        };
         let step = self.state().step.clone();
         let of = expected
             .map(|rows| format!(" of {}", units::count(rows)))
@@ -127,7 +137,7 @@ impl Progress {
         let rate = units::count(units::per_second(read, elapsed));
         let (read, written, size) = (units::count(read), units::count(written), units::bytes(bytes));
         self.moving(&format!(
-            "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s"
+            "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s{spilled}"
         ));
     }
 
@@ -182,9 +192,15 @@ impl Events for Progress {
                 rows_expected,
                 bytes_read,
                 rows_written,
+                spilled_bytes,
                 elapsed,
                 ..
-            } => self.goes_on((rows_read, rows_expected), bytes_read, rows_written, elapsed),
+            } => self.goes_on(
+                (rows_read, rows_expected),
+                (bytes_read, spilled_bytes),
+                rows_written,
+                elapsed,
+            ),
             Event::StepFinished {
                 step,
                 reused: true,

@@ -60,7 +60,10 @@ pub(crate) struct Build<'a> {
     request: BuildRequest,
     began: Instant,
     log: CorpusLog,
+    /// The newest version of ours.
     base: Option<Manifest>,
+    /// Another writer committed on top of it: the table does not hold what `base` says.
+    foreign: bool,
 }
 
 /// A build whose plan is made and whose place in the catalogue is known.
@@ -79,7 +82,8 @@ impl<'a> Build<'a> {
     /// Looks at what is there before a build of `corpus`.
     ///
     /// # Errors
-    /// When the table of the corpus cannot be read, or its newest version is not ours.
+    /// When the table of the corpus cannot be read, or its newest version is not ours and the request is not for a
+    /// full build, which replaces it.
     pub(crate) async fn new(
         workspace: &'a Workspace,
         session: &'a Session,
@@ -92,9 +96,24 @@ impl<'a> Build<'a> {
         let folder = layout.folder(&corpus_folder(corpus));
         let log = CorpusLog::open(corpus, Arc::clone(layout.store()), &prefix, folder.url()).await?;
         let base = match log.version() {
-            Some(version) => Some(layout.warehouse().manifest(corpus, version).await?),
+            Some(_) => layout.warehouse().newest(corpus).await?,
             None => None,
         };
+        let foreign = log.version() != base.as_ref().map(|base| base.version);
+        match (log.version(), &base) {
+            // Says who committed what, and what to do.
+            (Some(version), Some(_)) if foreign && !request.full => {
+                layout.warehouse().manifest(corpus, version).await?;
+            }
+            (Some(_), None) => {
+                return Err(CoordinatorError::Object(format!(
+                    "{}: {} holds a Delta table that corpusmill did not make: move it away, or give the corpus another name",
+                    statement.location(),
+                    folder.url()
+                )));
+            }
+            _ => {}
+        }
         Ok(Self {
             workspace,
             session,
@@ -103,6 +122,7 @@ impl<'a> Build<'a> {
             began: Instant::now(),
             log,
             base,
+            foreign,
         })
     }
 
@@ -313,6 +333,7 @@ impl<'a> Build<'a> {
         let expectations = gate::judge(self, planned, id, &receipts).await?;
         let mut manifest = manifest::assemble(self, planned, id, &receipts, &steps, expectations)?;
         if let Some(base) = &self.base
+            && !self.foreign
             && manifest::same_version(base, &manifest)
         {
             let note = format!(
@@ -418,14 +439,14 @@ impl<'a> Build<'a> {
         failpoint::hit("before-commit");
         let publication = Publication {
             build: id,
-            base: self.base.as_ref().map(|base| base.version),
+            base: self.log.version(),
+            foreign: self.foreign,
             add: &manifest.shard_files,
             remove: self.base.as_ref().map_or(&[], |base| &base.shard_files),
             schema: &planned.plan.schema,
-            new_schema: self
-                .base
-                .as_ref()
-                .is_some_and(|base| base.columns != manifest.columns || base.partition_by != manifest.partition_by),
+            new_schema: self.base.as_ref().is_some_and(|base| {
+                self.foreign || base.columns != manifest.columns || base.partition_by != manifest.partition_by
+            }),
             partition_by: &planned.plan.corpus.partitioned_by,
             manifest: &path,
             time_ms: now_ms(),

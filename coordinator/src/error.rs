@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use corpusmill_corpus::{CorpusError, store_advice, store_message, store_retry};
-use corpusmill_operators::{OperatorError, with_sources};
+use corpusmill_operators::{OperatorError, chain, short_of_memory, with_sources};
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
 use deltalake_core::DeltaTableError;
@@ -108,6 +108,18 @@ pub enum CoordinatorError {
         /// The folder that was written to.
         location: String,
     },
+    /// An operator needs more memory than it may have, and cannot spill.
+    #[error("{place}: memory is short in {holder}: {message}; {fix}")]
+    OutOfMemory {
+        /// The statement: what was being built.
+        place: String,
+        /// The process.
+        holder: String,
+        /// What the engine says.
+        message: String,
+        /// What to do.
+        fix: &'static str,
+    },
     /// A person stopped the statement.
     #[error("stopped; run the same command to go on from the last finished split")]
     Cancelled,
@@ -200,13 +212,17 @@ impl CoordinatorError {
         }
     }
 
-    /// Puts an error of the engine in its place: ours are unpacked, a full disk is called so.
+    /// Puts an error of the engine in its place: ours are unpacked, a full disk is called so. `location` is what was
+    /// written to when no object is named.
     pub(crate) fn engine(place: &str, location: &str, error: DataFusionError) -> Self {
         if is_disk_full(&error) {
             return Self::DiskFull {
                 place: place.to_owned(),
-                location: location.to_owned(),
+                location: full_place(&error, location),
             };
+        }
+        if let Some(short) = short_of_memory(&error) {
+            return Self::short(place, short);
         }
         match find_operator(&error) {
             Some((message, transient)) => Self::Operator {
@@ -229,24 +245,46 @@ impl CoordinatorError {
                 corpus: corpus.to_owned(),
                 build: build.to_owned(),
                 expectation: broken.expectation.clone(),
-                detail: format!("{} row(s) of a batch break it, for example {}", broken.rows, broken.examples),
+                detail: format!(
+                    "{} row(s) of a batch break it, for example {}",
+                    broken.rows, broken.examples
+                ),
             },
             _ => self,
         }
     }
 
-    /// The same for errors that are one of ours already; those of the engine get their place.
-    pub(crate) fn at(self, place: &str, location: &str) -> Self {
+    /// The same for errors that are one of ours already; those that do not say yet where in the script they are, by
+    /// `line`, get their place.
+    pub(crate) fn at(self, place: &str, line: &str, location: &str) -> Self {
         let place = place.to_owned();
+        let placed = |text: String| match text.starts_with(line) {
+            true => text,
+            false => format!("{line}: {text}"),
+        };
         if is_disk_full(&self) {
             return Self::DiskFull {
                 place,
-                location: location.to_owned(),
+                location: full_place(&self, location),
             };
+        }
+        if let Some(short) = short_of_memory(&self) {
+            return Self::short(&place, short);
         }
         match self {
             Self::Sql(source @ SqlError::Engine(_)) => Self::Engine { place, source },
+            Self::Invalid(text) => Self::Invalid(placed(text)),
+            Self::Object(text) => Self::Object(placed(text)),
             other => other,
+        }
+    }
+
+    fn short(place: &str, message: &str) -> Self {
+        Self::OutOfMemory {
+            place: place.to_owned(),
+            holder: "this process".to_owned(),
+            message: message.to_owned(),
+            fix: "raise --memory-limit, or lower --target-partitions or --batch-size: none of them changes a corpus",
         }
     }
 }
@@ -264,26 +302,30 @@ fn delta_message(error: &DeltaTableError) -> String {
 
 /// Whether the operating system said ENOSPC (or EDQUOT) somewhere below `error`.
 fn is_disk_full(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| {
-            matches!(
-                io.kind(),
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-            )
-        }) {
-            return true;
-        }
-        // An io::Error may carry another error that `source` skips.
-        if let Some(inner) = io.and_then(std::io::Error::get_ref)
-            && is_disk_full(inner)
-        {
-            return true;
-        }
-        next = error.source();
+    use std::io::ErrorKind;
+    chain(error)
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
+/// The object that could not be written, when a write of ours is below `error`.
+fn object_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+    corpusmill_operators::object_in(error).or_else(|| {
+        chain(error).find_map(|cause| match cause.downcast_ref::<CoordinatorError>()? {
+            CoordinatorError::Store { path, .. } | CoordinatorError::Corpus(CorpusError::Store { path, .. }) => {
+                Some(path.as_str())
+            }
+            _ => None,
+        })
+    })
+}
+
+/// The warehouse with the object in it, or what else was written to.
+fn full_place(error: &(dyn StdError + 'static), location: &str) -> String {
+    match object_in(error) {
+        Some(object) => format!("{location} (writing {object})"),
+        None => location.to_owned(),
     }
-    false
 }
 
 /// What an operator of ours said, when one is the cause of `error`, and whether a retry may help.
@@ -292,18 +334,7 @@ fn find_operator(error: &DataFusionError) -> Option<(String, bool)> {
 }
 
 fn operator_in(error: &DataFusionError) -> Option<&OperatorError> {
-    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(operator) = error.downcast_ref::<OperatorError>() {
-            return Some(operator);
-        }
-        next = match error.downcast_ref::<DataFusionError>() {
-            // The engine's `source` skips the outermost boxed error.
-            Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
-            _ => error.source(),
-        };
-    }
-    None
+    chain(error).find_map(|cause| cause.downcast_ref::<OperatorError>())
 }
 
 #[cfg(test)]

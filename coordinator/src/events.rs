@@ -64,6 +64,8 @@ pub enum Event {
         bytes_read: u64,
         /// Rows written so far.
         rows_written: u64,
+        /// Bytes put on disk so far because memory was short.
+        spilled_bytes: u64,
         /// Splits finished so far in this run.
         splits_done: usize,
         /// Since the step began.

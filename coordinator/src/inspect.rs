@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
-use corpusmill_sql::{ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, SqlText, StatementKind};
+use corpusmill_sql::{ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, Statement, StatementKind};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::DataFusionError;
@@ -209,7 +209,12 @@ async fn show_schedules(workspace: &Workspace) -> Result<Outcome> {
 }
 
 /// `DESCRIBE`: the columns of a relation, or the definition of a tokenizer, model or function.
-pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &ObjectRef) -> Result<Outcome> {
+pub(crate) async fn describe(
+    workspace: &Workspace,
+    session: &Session,
+    statement: &Statement,
+    object: &ObjectRef,
+) -> Result<Outcome> {
     let space = match object.kind {
         Some(ObjectKind::Tokenizer) => Some(Space::Tokenizer),
         Some(ObjectKind::Model) => Some(Space::Model),
@@ -235,12 +240,8 @@ pub(crate) async fn describe(workspace: &Workspace, session: &Session, object: &
         .split('.')
         .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
         .collect();
-    let query = SqlText::at(
-        &format!("SELECT * FROM {}", quoted.join(".")),
-        "<describe>",
-        object.position,
-    );
-    let plan = session.plan_query(&query).await?;
+    let query = format!("SELECT * FROM {}", quoted.join("."));
+    let plan = session.plan_generated(&query, &statement.text).await?;
     let fields = plan.schema().fields();
     Table::new()
         .text("column", fields.iter().map(|f| Some(f.name())))

@@ -27,11 +27,12 @@ pub(crate) async fn corpora(workspace: &Workspace) -> Result<Vec<CorpusInfo>> {
     let warehouse = workspace.layout.warehouse();
     let mut infos = Vec::new();
     for name in warehouse.corpora().await? {
-        let (_, version) = warehouse.resolve(&name).await?;
-        let manifest = warehouse.manifest(&name, version).await?;
+        let Some(manifest) = warehouse.newest(&name).await? else {
+            continue;
+        };
         infos.push(CorpusInfo {
             schedule: schedule_of(workspace, &name).await?,
-            version,
+            version: manifest.version,
             rows: manifest.rows,
             bytes: manifest.bytes,
             shards: manifest.shard_files.len(),
@@ -99,6 +100,7 @@ fn reading<'a>(
             rows_expected: Some(rows_expected),
             bytes_read,
             rows_written: 0,
+            spilled_bytes: 0,
             splits_done: 0,
             elapsed: began.elapsed(),
         });
@@ -174,7 +176,13 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
     sweep.report.dry_run = dry_run;
     sweep.folder("_staging", |_| false).await?;
     for corpus in workspace.layout.warehouse().corpora().await? {
-        let known = files_of_all_versions(workspace, &corpus).await?;
+        let Some(known) = files_of_all_versions(workspace, &corpus).await? else {
+            workspace.event(Event::Warning(format!(
+                "corpus {corpus} has versions that corpusmill did not make: nothing of it is swept, so that none of \
+                 their files is lost"
+            )));
+            continue;
+        };
         sweep
             .folder(&corpus_folder(&corpus), |path| {
                 path.starts_with("_delta_log/") || known.contains(path)
@@ -217,17 +225,19 @@ fn current_views(builds: &[BuildRow], oldest_kept_ms: i64) -> Vec<String> {
         .collect()
 }
 
-async fn files_of_all_versions(workspace: &Workspace, corpus: &str) -> Result<BTreeSet<String>> {
+/// The files that versions of a corpus name; `None` when another writer made one of the versions.
+async fn files_of_all_versions(workspace: &Workspace, corpus: &str) -> Result<Option<BTreeSet<String>>> {
     let warehouse = workspace.layout.warehouse();
     let mut known = BTreeSet::new();
     for version in warehouse.versions(corpus).await? {
-        if let Some(path) = warehouse.version(corpus, version).await?.manifest {
-            known.insert(path);
-        }
+        let Some(path) = warehouse.version(corpus, version).await?.manifest else {
+            return Ok(None);
+        };
+        known.insert(path);
         let manifest: Manifest = warehouse.manifest(corpus, version).await?;
         known.extend(files_of(&manifest));
     }
-    Ok(known)
+    Ok(Some(known))
 }
 
 struct Sweep<'a> {

@@ -43,6 +43,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) build: &'a str,
     /// The version that was current when the build began; `None` before the first.
     pub(crate) base: Option<u64>,
+    /// That version is another writer's: what the table holds goes, whoever put it there.
+    pub(crate) foreign: bool,
     /// All shards of the new version.
     pub(crate) add: &'a [ShardFile],
     /// All shards of the version before.
@@ -175,7 +177,12 @@ impl CorpusLog {
             .with_name(self.corpus.clone())?;
             actions.push(Action::Metadata(metadata));
         }
-        actions.extend(removes(publication));
+        if publication.foreign {
+            let files = state.log_data();
+            actions.extend(files.iter().map(|file| Action::Remove(file.remove_action(true))));
+        } else {
+            actions.extend(removes(publication));
+        }
         actions.extend(adds(publication));
         let operation = DeltaOperation::Write {
             mode: SaveMode::Overwrite,

@@ -10,7 +10,7 @@ use datafusion::arrow::array::{Array as _, AsArray as _};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result as EngineResult};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::MetricValue;
+use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _, execute_stream_partitioned};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -80,7 +80,14 @@ const TICK: Duration = Duration::from_millis(250);
 #[async_trait]
 impl Runner for LocalRunner {
     async fn run(&self, step: &Step, plan: Arc<dyn ExecutionPlan>) -> Result<Vec<Receipt>> {
-        let fail = |error| CoordinatorError::engine(&step.place, &step.location, error);
+        let fail = |error| match CoordinatorError::engine(&step.place, &step.location, error) {
+            // Whatever writes to the warehouse names the object: this was the other thing that is written.
+            CoordinatorError::DiskFull { place, location } if location == step.location => CoordinatorError::DiskFull {
+                place,
+                location: format!("spilled rows, {}", spill_folders(&self.context)),
+            },
+            other => other,
+        };
         let partitions = plan.output_partitioning().partition_count();
         let (sender, mut receiver) = mpsc::channel(partitions.max(1));
         let mut tasks = spawn(&plan, &self.context, &sender).map_err(fail)?;
@@ -117,6 +124,13 @@ impl Runner for LocalRunner {
             None => Ok(receipts),
         }
     }
+}
+
+fn spill_folders(context: &TaskContext) -> String {
+    let runtime = context.runtime_env();
+    let folders = runtime.disk_manager.temp_dir_paths();
+    let shown: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    shown.join(", ")
 }
 
 /// One task for each partition; the first error closes the channel of the others.
@@ -189,17 +203,19 @@ fn progress(step: &Step, plan: &Arc<dyn ExecutionPlan>, receipts: &[Receipt], be
         rows_expected: read.expected,
         bytes_read: read.bytes,
         rows_written: receipts.iter().map(|r| r.rows_out).sum(),
+        spilled_bytes: read.spilled,
         splits_done: receipts.len(),
         elapsed: began.elapsed(),
     }
 }
 
-/// What the sources of a plan have read.
+/// What the sources of a plan have read, and its operators have spilled.
 #[derive(Default)]
 struct Reading {
     rows: u64,
     bytes: u64,
     expected: Option<u64>,
+    spilled: u64,
 }
 
 impl Reading {
@@ -207,10 +223,13 @@ impl Reading {
         for child in plan.children() {
             self.add(child);
         }
+        let metrics = plan.metrics();
+        let spilled = metrics.as_ref().and_then(MetricsSet::spilled_bytes);
+        self.spilled += spilled.unwrap_or(0) as u64;
         if !plan.children().is_empty() {
             return;
         }
-        if let Some(metrics) = plan.metrics() {
+        if let Some(metrics) = metrics {
             self.rows += metrics.output_rows().unwrap_or(0) as u64;
             let scanned = metrics
                 .sum(|metric| matches!(metric.value(), MetricValue::Count { name, .. } if name == "bytes_scanned"));

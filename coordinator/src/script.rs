@@ -35,7 +35,7 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
             line: statement.position().line as usize,
             summary: statement.summary(),
         });
-        let place = statement.place();
+        let (place, location) = (statement.place(), statement.location());
         let deliver = async {
             let outcome = execute(coordinator, &session, statement).await?;
             sink.outcome(outcome).await
@@ -45,7 +45,7 @@ pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sin
             // Builds stop by themselves, cleanly; this is for queries, which have nothing to keep.
             () = stopped(workspace, statement) => Err(CoordinatorError::Cancelled),
         };
-        result.map_err(|error| error.at(&place, workspace.location()))?;
+        result.map_err(|error| error.at(&place, &location, workspace.location()))?;
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
         StatementKind::AlterCorpus(alter) => statements::alter_corpus(workspace, alter).await,
         StatementKind::Drop(drop) => statements::drop_object(workspace, drop).await,
         StatementKind::Show(show) => inspect::show(workspace, *show).await,
-        StatementKind::Describe(object) => inspect::describe(workspace, session, object).await,
+        StatementKind::Describe(object) => inspect::describe(workspace, session, statement, object).await,
         StatementKind::Query(_) | StatementKind::Explain(_) | StatementKind::CopyTo(_) => {
             Ok(Outcome::Rows(rows(session, statement).await?))
         }

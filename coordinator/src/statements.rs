@@ -16,7 +16,6 @@ use crate::inspect;
 use crate::layout::{corpus_folder, staging_folder};
 use crate::names::nearest;
 use crate::objects::{CatalogObjects, load_tokenizer, resolve_paths};
-use crate::report::BuildState;
 use crate::workspace::Workspace;
 
 mod model;
@@ -238,16 +237,38 @@ pub(crate) async fn create_corpus(
         replace: corpus.or_replace,
         as_of: None,
     };
-    let build = Build::new(workspace, session, statement, &corpus.name, request).await?;
+    // What ALTER CORPUS set holds until the statement itself is another one.
+    let same = object.filter(|object| {
+        object.sql.trim() == statement.text.text.trim() && object.base_dir == base_dir(workspace)
+    });
+    let definition = match &same {
+        Some(object) => with_settings(statement.clone(), object),
+        None => statement.clone(),
+    };
+    let StatementKind::CreateCorpus(corpus) = &definition.kind else {
+        return Err(no_corpus(workspace, &corpus.name).await);
+    };
+    let build = Build::new(workspace, session, &definition, &corpus.name, request).await?;
     let report = build.run(corpus).await?;
-    keep(workspace, Space::Relation, ObjectKind::Corpus, &corpus.name, statement).await?;
-    if report.state == BuildState::Committed || report.state == BuildState::Unchanged {
-        return Ok(Outcome::Build(Box::new(with_schedule(
-            report,
-            corpus.schedule.as_ref(),
-        ))));
+    if same.is_none() {
+        keep(workspace, Space::Relation, ObjectKind::Corpus, &corpus.name, statement).await?;
     }
-    Ok(Outcome::Build(Box::new(report)))
+    Ok(Outcome::Build(Box::new(with_schedule(
+        report,
+        corpus.schedule.as_ref(),
+    ))))
+}
+
+/// A definition with the options that ALTER CORPUS set in the place of its own.
+fn with_settings(mut definition: Statement, object: &ObjectRow) -> Statement {
+    let settings: Settings = serde_json::from_str(&object.settings).unwrap_or_default();
+    if let StatementKind::CreateCorpus(corpus) = &mut definition.kind {
+        corpus
+            .options
+            .retain(|(key, _)| !settings.options.iter().any(|(set, _)| set == key));
+        corpus.options.extend(settings.options);
+    }
+    definition
 }
 
 /// A plain CREATE CORPUS over a corpus that is there: fine when a script is run again, an error otherwise.
@@ -319,15 +340,7 @@ pub(crate) async fn corpus_definition(workspace: &Workspace, name: &str) -> Resu
     let Some(object) = object.filter(|object| object.kind == ObjectKind::Corpus.words()) else {
         return Err(no_corpus(workspace, name).await);
     };
-    let settings: Settings = serde_json::from_str(&object.settings).unwrap_or_default();
-    let mut statement = CatalogObjects::statement(&object)?;
-    if let StatementKind::CreateCorpus(corpus) = &mut statement.kind {
-        corpus
-            .options
-            .retain(|(key, _)| !settings.options.iter().any(|(set, _)| set == key));
-        corpus.options.extend(settings.options);
-    }
-    Ok(statement)
+    Ok(with_settings(CatalogObjects::statement(&object)?, &object))
 }
 
 async fn no_corpus(workspace: &Workspace, name: &str) -> CoordinatorError {
@@ -399,8 +412,10 @@ pub(crate) async fn drop_object(workspace: &Workspace, drop: &DropObject) -> Res
         )));
     }
     let mut found = object.is_some();
-    if drop.kind == ObjectKind::Corpus && workspace.layout.warehouse().corpora().await?.contains(name) {
-        found = true;
+    if drop.kind == ObjectKind::Corpus {
+        found |= workspace.layout.warehouse().corpora().await?.contains(name);
+    }
+    if drop.kind == ObjectKind::Corpus && found {
         workspace
             .layout
             .remove(&format!("{}/_delta_log", corpus_folder(name)))

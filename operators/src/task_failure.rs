@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::io::{Error as IoError, ErrorKind};
 
+use corpusmill_corpus::CorpusError;
 use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub enum FailureCause {
     Refused,
     /// The disk is full.
     DiskFull,
+    /// An operator needs more memory than it may have, and cannot spill.
+    OutOfMemory,
     /// A machine, a network or a store failed: the same task may succeed when it is run again.
     Transient,
     /// The engine failed, with the same result whenever it is run.
@@ -39,6 +42,12 @@ pub struct TaskFailure {
     /// The expectation that rows broke, when that is why an operator refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub violation: Option<Violation>,
+    /// The object of the warehouse that could not be written, when the disk that holds it is full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The worker that ran the task, and its folder for everything that is not in the warehouse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
 }
 
 impl TaskFailure {
@@ -69,6 +78,9 @@ impl TaskFailure {
                 break;
             }
         }
+        if let Some(short) = short_of_memory(error) {
+            (cause, message) = (FailureCause::OutOfMemory, Some(short.to_owned()));
+        }
         let mut message = message.unwrap_or_else(|| error.strip_backtrace());
         let mut end = message.len().min(MESSAGE_BYTES_MAX);
         while !message.is_char_boundary(end) {
@@ -79,6 +91,8 @@ impl TaskFailure {
             cause,
             message,
             violation,
+            object: object_in(error).map(str::to_owned),
+            worker: None,
         }
     }
 
@@ -111,8 +125,8 @@ fn byte(digits: &[u8]) -> Option<u8> {
 }
 
 /// An error and what caused it, one after the other.
-fn chain<'a>(error: &'a DataFusionError) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    let mut next: Option<&'a (dyn StdError + 'static)> = Some(error);
+pub fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
     std::iter::from_fn(move || {
         let now = next?;
         next = match (now.downcast_ref::<DataFusionError>(), now.downcast_ref::<IoError>()) {
@@ -122,6 +136,25 @@ fn chain<'a>(error: &'a DataFusionError) -> impl Iterator<Item = &'a (dyn StdErr
             _ => now.source(),
         };
         Some(now)
+    })
+}
+
+/// The object that an operator of ours could not read or write, when that is below `error`.
+pub fn object_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+    chain(error).find_map(|cause| match cause.downcast_ref::<OperatorError>()? {
+        OperatorError::Store { path, .. } | OperatorError::Corpus(CorpusError::Store { path, .. }) => {
+            Some(path.as_str())
+        }
+        _ => None,
+    })
+}
+
+/// What the engine says of an operator that needs more memory than it may have, when that is below `error`.
+pub fn short_of_memory<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+    chain(error).find_map(|cause| match cause.downcast_ref::<DataFusionError>()? {
+        // A bound on spilled bytes is told in the same way.
+        DataFusionError::ResourcesExhausted(text) if !text.contains("disk space") => Some(text.as_str()),
+        _ => None,
     })
 }
 
@@ -185,6 +218,26 @@ mod tests {
         assert_eq!(TaskFailure::find(&text), Some(failure));
         assert_eq!(TaskFailure::find("Job failed: corpusmill-failure:zz:"), None);
         assert_eq!(TaskFailure::find("Job failed"), None);
+    }
+
+    #[test]
+    fn memory_and_disk_are_told_apart() {
+        let short = DataFusionError::ResourcesExhausted("Failed to allocate 4 MB for Sort".into());
+        let failure = TaskFailure::of(&short.context("while sorting"));
+        assert_eq!(failure.cause, FailureCause::OutOfMemory);
+        assert_eq!(failure.message, "Failed to allocate 4 MB for Sort");
+        let full = OperatorError::Store {
+            path: "warehouse/c/g0-s0001.parquet".into(),
+            source: object_store::Error::Generic {
+                store: "LocalFileSystem",
+                source: Box::new(IoError::from(ErrorKind::StorageFull)),
+            },
+        };
+        let failure = TaskFailure::of(&full.into());
+        assert_eq!(failure.cause, FailureCause::DiskFull);
+        assert_eq!(failure.object.as_deref(), Some("warehouse/c/g0-s0001.parquet"));
+        let failure = TaskFailure::of(&IoError::from(ErrorKind::StorageFull).into());
+        assert_eq!((failure.cause, failure.object), (FailureCause::DiskFull, None));
     }
 
     #[test]

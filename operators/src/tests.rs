@@ -19,7 +19,7 @@ use datafusion_proto::bytes::{
 use url::Url;
 
 use crate::{
-    Destination, OperatorCodec, Reason, ReasonAction, Receipt, RowSink, Screen, ScreenSpec, ShardSink, WriteRows,
+    Destination, ModelSource, ModelSpec, ModelTask, OperatorCodec, Predict, Prediction, Reason, ReasonAction, Receipt, RowSink, Screen, ScreenSpec, ShardSink, WriteRows,
     WriteShards,
 };
 
@@ -142,6 +142,25 @@ async fn a_partition_that_did_not_report_fails_the_split() {
     );
 }
 
+/// Names of the types in this crate that are operators, whatever lists they stand in.
+fn operators_of_this_crate() -> Vec<String> {
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
+            let operators = text.lines().filter_map(|line| line.strip_prefix("impl ExecutionPlan for "));
+            found.extend(operators.map(|line| line.trim_end_matches(" {").to_owned()));
+        }
+    }
+    assert!(found.len() >= 3, "the operators were not found: {found:?}");
+    found
+}
+
 #[tokio::test]
 async fn operators_come_back_from_the_wire_as_they_went() {
     let root = tempfile::tempdir().unwrap();
@@ -153,10 +172,39 @@ async fn operators_come_back_from_the_wire_as_they_went() {
         splits: None,
     };
     let context = SessionContext::new().task_ctx();
-    for plan in [
+    let model = ModelSpec {
+        source: ModelSource {
+            name: "m".into(),
+            uri: "models/m".into(),
+            task: ModelTask::Embedding,
+            max_length: Some(8),
+            pooling: None,
+        },
+        digest: "d".into(),
+        width: 4,
+        labels: vec![],
+    };
+    let prediction = Prediction {
+        column: 1,
+        name: "v".into(),
+        model: Arc::new(model),
+    };
+    let plans: [Arc<dyn ExecutionPlan>; 3] = [
         plan(root.path(), 2),
-        Arc::new(WriteRows::new(rows(), Arc::new(rows_sink))) as _,
-    ] {
+        Arc::new(WriteRows::new(rows(), Arc::new(rows_sink))),
+        Arc::new(Predict::try_new(rows(), Arc::new(vec![prediction])).unwrap()),
+    ];
+    let sent: Vec<String> = plans
+        .iter()
+        .map(|plan| displayable(plan.as_ref()).indent(false).to_string())
+        .collect();
+    for operator in operators_of_this_crate() {
+        assert!(
+            sent.iter().any(|plan| plan.contains(&operator)),
+            "operator {operator} has no plan in this test"
+        );
+    }
+    for plan in plans {
         let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &OperatorCodec).unwrap();
         let back = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &OperatorCodec).unwrap();
         let shown = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();

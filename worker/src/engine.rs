@@ -19,12 +19,15 @@ use datafusion::prelude::SessionConfig;
 /// Makes tasks.
 pub(crate) struct StepEngine {
     inner: DefaultExecutionEngine,
+    worker: Arc<str>,
 }
 
 impl StepEngine {
-    pub(crate) fn new() -> Self {
+    /// An engine whose failures name `worker`.
+    pub(crate) fn new(worker: &str) -> Self {
         Self {
             inner: DefaultExecutionEngine::new(),
+            worker: worker.into(),
         }
     }
 }
@@ -40,12 +43,14 @@ impl ExecutionEngine for StepEngine {
         work_dir: &str,
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
-        let (plan, writes) = with_splits(plan, &partitions).map_err(told)?;
+        let fail = |error| told(error, &self.worker);
+        let (plan, writes) = with_splits(plan, &partitions).map_err(fail)?;
         let inner = self
             .inner
             .create_query_stage_exec(job, stage, task, partitions, plan, work_dir, config)
-            .map_err(told)?;
-        Ok(Arc::new(Task { inner, writes }))
+            .map_err(fail)?;
+        let worker = Arc::clone(&self.worker);
+        Ok(Arc::new(Task { inner, writes, worker }))
     }
 }
 
@@ -73,6 +78,7 @@ struct Task {
     inner: Arc<dyn QueryStageExecutor>,
     /// It writes splits of a step; otherwise it writes for other tasks.
     writes: bool,
+    worker: Arc<str>,
 }
 
 impl Debug for Task {
@@ -93,7 +99,8 @@ impl QueryStageExecutor for Task {
         if self.writes {
             failpoint::hit("split-begins");
         }
-        let written = self.inner.execute_query_stage(task, context).await.map_err(told)?;
+        let written = self.inner.execute_query_stage(task, context).await;
+        let written = written.map_err(|error| told(error, &self.worker))?;
         if !self.writes {
             failpoint::hit("exchange-written");
         }
@@ -120,8 +127,11 @@ impl QueryStageExecutor for Task {
 /// The error with its cause in words that arrive: the scheduler hands on text only.
 ///
 /// No error stays one that the scheduler would repair by running tasks again, lost shuffles above all.
-fn told(error: DataFusionError) -> DataFusionError {
-    let mut failure = TaskFailure::of(&error);
+fn told(error: DataFusionError, worker: &str) -> DataFusionError {
+    let mut failure = TaskFailure {
+        worker: Some(worker.to_owned()),
+        ..TaskFailure::of(&error)
+    };
     if failure.cause == FailureCause::Engine && is_of_the_network(&error) {
         failure.cause = FailureCause::Transient;
     }
@@ -153,11 +163,12 @@ mod tests {
     fn a_lost_shuffle_is_no_fault_of_the_statement() {
         let lost = BallistaError::FetchFailed("w1".into(), 1, 0, "connection refused".into());
         let error = DataFusionError::External(Box::new(lost)).context("while joining");
-        let failure = TaskFailure::find(&told(error).to_string()).unwrap();
+        let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
         assert_eq!(failure.cause, FailureCause::Transient);
         let error = DataFusionError::Execution("division by zero".into());
-        let failure = TaskFailure::find(&told(error).to_string()).unwrap();
+        let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
         assert_eq!(failure.cause, FailureCause::Engine);
         assert!(failure.message.contains("division by zero"));
+        assert_eq!(failure.worker.as_deref(), Some("w2 (/tmp)"));
     }
 }

@@ -206,7 +206,8 @@ fn executor(
         grpc_max_encoding_message_size: MESSAGE_BYTES_MAX,
         ..ExecutorProcessConfig::default()
     };
-    config.override_execution_engine = Some(Arc::new(StepEngine::new()));
+    let worker = format!("{} (work folder {})", options.name, folder.path().display());
+    config.override_execution_engine = Some(Arc::new(StepEngine::new(&worker)));
     config.override_function_registry = Some(Arc::clone(&environment.functions));
     config.override_runtime_producer = Some(Arc::clone(&environment.runtime));
     config.override_config_producer = Some(Arc::clone(&environment.config));

@@ -34,7 +34,7 @@ pub(super) fn assemble(
     let mut manifest = Manifest {
         format: MANIFEST_FORMAT,
         corpus: corpus.name.clone(),
-        version: build.base.as_ref().map_or(0, |base| base.version + 1),
+        version: build.log.version().map_or(0, |newest| newest + 1),
         build: id.to_owned(),
         parent: build.base.as_ref().map(|base| base.version),
         created_at: created_at(),

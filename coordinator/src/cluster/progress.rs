@@ -19,6 +19,8 @@ pub(super) struct Progress {
     pub(super) bytes_read: u64,
     /// Rows that they wrote, as rows of a corpus or view.
     pub(super) rows_written: u64,
+    /// Bytes that they put on disk because memory was short.
+    pub(super) spilled_bytes: u64,
     /// Tasks that ended, of all stages.
     pub(super) tasks_done: usize,
     /// Tasks that run.
@@ -61,6 +63,8 @@ impl Progress {
             } else if ["WriteRows", "WriteShards"].contains(&plan.name()) {
                 self.rows_written += output_rows_of(metrics, *next).unwrap_or(0);
             }
+            let spilled = metrics.get(*next).and_then(MetricsSet::spilled_bytes);
+            self.spilled_bytes += spilled.unwrap_or(0) as u64;
             *next += 1;
         }
         for child in plan.children() {

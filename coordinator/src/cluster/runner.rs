@@ -237,7 +237,17 @@ fn failed(step: &Step, failure: TaskFailure) -> Result<String> {
         FailureCause::Transient => Ok(failure.message),
         FailureCause::DiskFull => Err(CoordinatorError::DiskFull {
             place: step.place.clone(),
-            location: step.location.clone(),
+            location: match (failure.object, failure.worker) {
+                (Some(object), _) => format!("{} (writing {object})", step.location),
+                (None, Some(worker)) => format!("spilled and exchanged rows of {worker}"),
+                (None, None) => step.location.clone(),
+            },
+        }),
+        FailureCause::OutOfMemory => Err(CoordinatorError::OutOfMemory {
+            place: step.place.clone(),
+            holder: failure.worker.unwrap_or_else(|| "a worker".to_owned()),
+            message: failure.message,
+            fix: "give it more with --memory-limit, or fewer tasks that share it with --vcores",
         }),
         FailureCause::Refused => Err(CoordinatorError::Operator {
             place: step.place.clone(),
@@ -260,6 +270,7 @@ fn told(step: &Step, seen: Progress, began: Instant) -> Event {
         rows_expected: None,
         bytes_read: seen.bytes_read,
         rows_written: seen.rows_written,
+        spilled_bytes: seen.spilled_bytes,
         splits_done: seen.splits_done,
         elapsed: began.elapsed(),
     }

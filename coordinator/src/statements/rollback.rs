@@ -61,6 +61,7 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
         build: &id,
         base: Some(newest),
         add: &manifest.shard_files,
+        foreign: false,
         remove: &base.shard_files,
         schema: &schema,
         new_schema: base.columns != manifest.columns || base.partition_by != manifest.partition_by,

@@ -202,6 +202,9 @@ pub struct Progress {
     /// Milliseconds since the step began.
     #[prost(uint64, tag = "8")]
     pub elapsed_ms: u64,
+    /// Bytes put on disk so far because memory was short.
+    #[prost(uint64, tag = "9")]
+    pub spilled_bytes: u64,
 }
 /// A step is complete.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
