@@ -158,7 +158,13 @@ pub(crate) struct Run {
     #[arg(value_name = "FILE", required_unless_present = "command")]
     pub(crate) files: Vec<PathBuf>,
     /// SQL instead of a file
-    #[arg(short, long = "command", value_name = "SQL", conflicts_with = "files")]
+    #[arg(
+        short,
+        long = "command",
+        value_name = "SQL",
+        conflicts_with = "files",
+        allow_hyphen_values = true
+    )]
     pub(crate) command: Option<String>,
     /// Logical time of builds, what run_start() gives [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment)]
