@@ -31,9 +31,9 @@ async fn unknown_names_are_located_with_the_nearest() {
         function.starts_with("q.sql:1:15: unknown table function 'exact_duplicate' (did you mean 'exact_duplicates'?)"),
         "{function}"
     );
-    let later = failure(&session, "SELECT * FROM near_duplicates(TABLE posts, key => 'post_id')").await;
+    let later = failure(&session, "SELECT * FROM hard_negatives(TABLE posts, key => 'post_id')").await;
     assert!(
-        later.contains("'near_duplicates' is not supported by this build"),
+        later.contains("'hard_negatives' is not supported by this build"),
         "{later}"
     );
 }
