@@ -55,3 +55,13 @@ SELECT count(*) AS pictures, count(*) FILTER (WHERE media_is_representative) AS 
 FROM media_duplicates((SELECT filename, p['hash'] AS hash, p['quality'] AS quality
                        FROM (SELECT filename, pdq(content) AS p FROM read_blob('input/media/*'))),
                       key => 'filename', hash => 'hash', quality => 'quality');
+
+-- Evaluation sets: texts that were planted among the posts, as they are or edited, and posts that hold half of one.
+CREATE EXTERNAL TABLE IF NOT EXISTS eval_sets STORED AS PARQUET LOCATION 'input/eval_sets/';
+CREATE EXTERNAL TABLE IF NOT EXISTS planted_evals STORED AS PARQUET LOCATION 'input/truth/contamination/';
+
+SELECT count(*) AS planted, count(*) FILTER (WHERE c.contaminated) AS found,
+       count(*) FILTER (WHERE c.contaminated_by = p.eval_id) AS named
+FROM planted_evals p
+JOIN contamination(TABLE posts, TABLE eval_sets, text => 'body', evals_key => 'eval_id', ngram => 5, min_overlap => 0.5) c
+  ON c.post_id = p.post_id;
