@@ -44,12 +44,16 @@ def until(what: str, condition: Callable[[], object]) -> None:
 class Cluster:
     """A coordinator and workers over one warehouse, as processes."""
 
-    def __init__(self, home: pathlib.Path, workers: int) -> None:
+    def __init__(self, home: pathlib.Path) -> None:
         self.home = home
         self.processes: list[subprocess.Popen[str]] = []
         self.address = "127.0.0.1:0"
+        self.workers: list[subprocess.Popen[str]] = []
+
+    def start(self, workers: int) -> None:
         self.coordinator = self.start_coordinator()
         self.workers = [self.start_worker() for _ in range(workers)]
+        until("the workers serve", lambda: self.logs().count("a worker serves worker=") >= workers)
 
     @property
     def source(self) -> str:
@@ -89,6 +93,9 @@ class Cluster:
         for process in self.processes:
             process.kill()
             process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 @pytest.fixture()
@@ -101,7 +108,8 @@ def cluster(tmp_path: pathlib.Path) -> Iterator[Cluster]:
         warehouse, "posts", posts(3000), primary_key=["post_id"], shards=3, block_rows=64, masked=[(5, 9)]
     )
     try:
-        started.append(Cluster(home, 2))
+        started.append(Cluster(home))
+        started[0].start(2)
         yield started[0]
     finally:
         for one in started:
@@ -372,14 +380,19 @@ def _loader_to(source: str) -> corpusmill.Loader:
     return corpusmill.Loader(plan, source=source, patience_s=1)
 
 
-def test_nothing_is_left_in_shared_memory(cluster: Cluster) -> None:
-    before = set(os.listdir("/dev/shm"))
-    plan = plan_of(cluster, epochs=None)
-    loader = corpusmill.Loader(plan, source=cluster.source, transport="shm")
-    batch = next(loader)
-    assert loader.served_by is not None
+def test_rings_are_gone_when_the_last_array_is(cluster: Cluster) -> None:
+    def is_mapped() -> bool:
+        return "corpusmill-ring" in pathlib.Path("/proc/self/maps").read_text()
+
+    loader = corpusmill.Loader(plan_of(cluster, epochs=None), source=cluster.source, transport="shm")
+    ids = next(loader)["input_ids"]
+    expected = ids.copy()
+    assert loader.served_by is not None and is_mapped()
     cluster.worker_called(loader.served_by[1]).kill()
-    assert batch["input_ids"].size, "a batch outlives its worker"
-    del loader, batch
+    del loader
     cluster.stop()
-    assert set(os.listdir("/dev/shm")) <= before
+    assert np.array_equal(ids, expected), "an array outlives its worker"
+    # The memory has no name in a file system: it is gone with the last process that maps it.
+    assert not [name for name in os.listdir("/dev/shm") if "corpusmill" in name]
+    del ids
+    until("the ring is unmapped", lambda: not is_mapped())
