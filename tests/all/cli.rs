@@ -19,6 +19,7 @@ fn help_shows_examples_and_exit_codes() -> Result<()> {
         "vacuum",
         "export",
         "generate",
+        "doctor",
         "completions",
     ] {
         assert!(
