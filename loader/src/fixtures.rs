@@ -201,6 +201,7 @@ async fn commit(
     let mut lines = vec![
         json!({"commitInfo": {"timestamp": 0, "operation": "WRITE", "corpusmill": {"manifest": path}}}),
         json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+        json!({"txn": {"appId": format!("corpusmill:{build}"), "version": version}}),
     ];
     for file in &manifest.shard_files {
         let values: BTreeMap<_, _> = file.partition.iter().cloned().collect();
