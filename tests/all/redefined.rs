@@ -85,7 +85,7 @@ fn tables_views_and_tokenizers() -> Result<()> {
         |length: usize| format!("CREATE OR REPLACE TOKENIZER k WITH (uri = '{uri}', max_length = {length})");
     let corpus = "CREATE OR REFRESH CORPUS tokens (PRIMARY KEY (a)) AS
         SELECT value AS a, tokenize('one two three four five six seven eight nine', 'k') AS ids FROM generate_series(1, 9)";
-    depends(&place, &[], &tokenizer(64), &tokenizer(2), corpus)
+    depends(&place, &[], &tokenizer(64), &tokenizer(4), corpus)
 }
 
 const PYTHON: &str = "CREATE OR REPLACE FUNCTION f(a BIGINT) RETURNS BIGINT LANGUAGE python AS $$
