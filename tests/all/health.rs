@@ -134,8 +134,11 @@ fn a_worker_is_ready_while_it_has_a_coordinator() -> Result<()> {
 #[test]
 fn health_is_told_on_this_machine_only() -> Result<()> {
     let place = Place::new()?;
-    for part in ["coordinator", "worker"] {
-        let error = Program::new(&place, &[part, "--health", "0.0.0.0:0"])?
+    for part in [
+        ["coordinator", "--listen", "127.0.0.1:0"],
+        ["worker", "--work-dir", "work"],
+    ] {
+        let error = Program::new(&place, &[&part[..], &["--health", "0.0.0.0:0"]].concat())?
             .run()?
             .failed(1)?;
         assert!(error.contains("0.0.0.0:0") && error.contains("127.0.0.1"), "{error}");
