@@ -20,7 +20,7 @@ use object_store::path::Path;
 use tokio::io::AsyncWriteExt as _;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::RowFile;
+use crate::{OperatorError, RowFile};
 
 /// Rows in one row group of a plain file: bounds what the writer holds.
 const GROUP_ROWS: usize = 16 * 1024;
@@ -41,6 +41,7 @@ impl RowsFile {
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(parquet)?))
             .build();
         let sink = HashingWriter {
+            path: path.to_string(),
             inner: BufWriter::new(store, path),
             hash: Xxh3::new(),
             bytes: 0,
@@ -81,9 +82,16 @@ fn parquet(error: ParquetError) -> DataFusionError {
     DataFusionError::ParquetError(Box::new(error))
 }
 
+/// A write that failed, with the object that it was for.
+fn failed(path: &str, source: object_store::Error) -> ParquetError {
+    let path = path.to_owned();
+    ParquetError::External(Box::new(OperatorError::Store { path, source }))
+}
+
 /// Passes bytes on to object storage, hashing and counting them.
 struct HashingWriter {
     inner: BufWriter,
+    path: String,
     hash: Xxh3,
     bytes: u64,
 }
@@ -93,20 +101,22 @@ impl AsyncFileWriter for HashingWriter {
         self.hash.update(&bytes);
         self.bytes += bytes.len() as u64;
         async move {
-            self.inner
-                .put(bytes)
-                .await
-                .map_err(|e| ParquetError::External(Box::new(e)))
+            let written = self.inner.put(bytes).await;
+            written.map_err(|source| failed(&self.path, source))
         }
         .boxed()
     }
 
     fn complete(&mut self) -> BoxFuture<'_, ParquetResult<()>> {
         async move {
-            self.inner
-                .shutdown()
-                .await
-                .map_err(|e| ParquetError::External(Box::new(e)))
+            let ended = self.inner.shutdown().await;
+            ended.map_err(|error| {
+                let source = object_store::Error::Generic {
+                    store: "upload",
+                    source: Box::new(error),
+                };
+                failed(&self.path, source)
+            })
         }
         .boxed()
     }
