@@ -145,7 +145,8 @@ impl Place {
             cloud,
         } = self;
         let (advice, transient) = match &error {
-            Error::NotFound { .. } if names_no_bucket(&text) => {
+            // Of an object it is `NotFound`, of a listing anything.
+            Error::NotFound { .. } | Error::Generic { .. } if names_no_bucket(&text) => {
                 let advice = format!("there is no bucket `{bucket}` at {server}: make it, or correct {root}");
                 return self.generic(advice, false, error);
             }
