@@ -4,14 +4,24 @@
 mod arrows;
 #[path = "all/bad_input.rs"]
 mod bad_input;
+#[path = "all/bare_ballista.rs"]
+mod bare_ballista;
 #[path = "all/cli.rs"]
 mod cli;
 #[path = "all/cluster.rs"]
 mod cluster;
+#[path = "all/cluster_faults.rs"]
+mod cluster_faults;
 #[path = "all/deploy.rs"]
 mod deploy;
 #[path = "all/docs_sql.rs"]
 mod docs_sql;
+#[path = "all/exports.rs"]
+mod exports;
+#[path = "all/foreign_writer.rs"]
+mod foreign_writer;
+#[path = "all/full_disk.rs"]
+mod full_disk;
 #[path = "all/health.rs"]
 mod health;
 #[path = "all/house.rs"]
@@ -24,6 +34,8 @@ mod models;
 mod moderation;
 #[path = "all/object_storage.rs"]
 mod object_storage;
+#[path = "all/python_functions.rs"]
+mod python_functions;
 #[path = "all/redefined.rs"]
 mod redefined;
 #[path = "all/resume.rs"]

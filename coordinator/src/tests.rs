@@ -1,5 +1,7 @@
 //! Builds from the outside: what a script gives, what is on disk after it, and after it was killed.
 
+mod stopped;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

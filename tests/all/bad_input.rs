@@ -169,28 +169,33 @@ fn a_home_that_cannot_be_written_is_named() -> Result<()> {
     Ok(())
 }
 
-/// A file system of 3 MB, so that it fills up. Needs the right to mount.
 #[test]
-fn a_full_disk_is_said_and_nothing_is_published() -> Result<()> {
+fn every_refusal_says_where_in_the_script() -> Result<()> {
     let place = Place::new()?;
-    let home = place.home();
-    std::fs::create_dir(&home)?;
-    let mount = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
-        .arg(&home)
-        .output()?;
-    if !mount.status.success() {
-        corpusmill_tests::not_run_here(
-            "a_full_disk_is_said_and_nothing_is_published",
-            "mounting a tmpfs is not allowed",
-        );
-        return Ok(());
+    for (sql, parts) in [
+        (
+            "CREATE CORPUS c (PRIMARY KEY (idd)) AS SELECT 1 AS id;",
+            &["bad.sql:2: corpus c: PRIMARY KEY (idd)", "did you mean id?"][..],
+        ),
+        (
+            "CREATE CORPUS c (PRIMARY KEY (id)) WITH (shard = 3) AS SELECT 1 AS id;",
+            &["bad.sql:2: corpus c: unknown option shard", "did you mean shards?"],
+        ),
+        ("CREATE CORPUS c AS SELECT 1 AS id;", &["bad.sql:2:17", "(PRIMARY KEY (column, …))"]),
+        ("DESCRIBE nothing;", &["bad.sql:2:10: unknown table 'nothing'", "2 | DESCRIBE nothing"]),
+        ("REFRESH CORPUS nothing;", &["bad.sql:2: there is no corpus nothing"]),
+        (
+            "SELECT 1 / (value - 3) FROM generate_series(1, 5);",
+            &["bad.sql:2: SELECT 1 / (value - 3) FROM generate_series(1, 5)", "ivide by zero"],
+        ),
+    ] {
+        let error = error_of(&place, &format!("SELECT 1;\n{sql}"), 1)?;
+        says(&error, parts);
+        assert_eq!(error.matches("ivide by zero").count(), sql.matches(" / ").count(), "{error}");
     }
-    let create = "CREATE CORPUS c (PRIMARY KEY (id)) AS SELECT value AS id, sha512(CAST(value AS VARCHAR)) AS noise \
-                  FROM generate_series(1, 200000);";
-    let error = error_of(&place, create, 1);
-    let unmounted = std::process::Command::new("umount").arg(&home).status()?;
-    assert!(unmounted.success());
-    says(&error?, &["no space left"]);
+    let submit = Program::new(&place, &["submit", "-c", "SELECT 1", "--coordinator", "localhost:1"])?.run()?;
+    says(&submit.failed(1)?, &["`localhost:1` is no address", "http://127.0.0.1:50050"]);
+    let comment = Program::new(&place, &["run", "-c", "-- nothing but a comment"])?.run()?;
+    comment.succeeded()?;
     Ok(())
 }

@@ -64,9 +64,9 @@ fn cluster(sql: &str, failpoints: &[Option<&str>]) -> Result<Sandbox> {
 }
 
 #[test]
-fn one_and_two_workers_give_what_one_process_gives() -> Result<()> {
+fn one_two_and_four_workers_give_what_one_process_gives() -> Result<()> {
     let expected = embedded(SQL)?;
-    for workers in [1, 2] {
+    for workers in [1, 2, 4] {
         let sandbox = cluster(SQL, &vec![None; workers])?;
         assert_eq!(sandbox.digest("text.sql")?, expected, "{workers} workers");
         let verified = Program::new(sandbox.place(), &["verify", "text"])?.run()?;
@@ -140,6 +140,79 @@ fn a_worker_that_is_told_to_stop_fails_no_build() -> Result<()> {
     );
     assert!(began.elapsed() < Duration::from_secs(60));
     assert_eq!(sandbox.digest_of(Ended::from(child.wait_with_output()?))?, expected);
+    Ok(())
+}
+
+/// Versions of the corpus `text`: commits in its log.
+fn versions(place: &Place) -> Result<usize> {
+    let log = std::fs::read_dir(place.home().join("warehouse/text/_delta_log"))?;
+    let names = log.filter_map(|entry| Some(entry.ok()?.file_name().into_string().ok()?));
+    Ok(names.filter(|name| name.ends_with(".json")).count())
+}
+
+#[test]
+fn a_coordinator_that_dies_anywhere_goes_on_to_one_version() -> Result<()> {
+    let expected = embedded(SQL)?;
+    // Before and after the commit, and in the steps before.
+    for failpoint in ["view-done", "step-done", "before-commit", "after-commit"] {
+        let mut sandbox = Sandbox::with_failpoint(place(SQL)?, Some(failpoint))?;
+        sandbox.worker(None)?;
+        sandbox.worker(None)?;
+        sandbox.wait_for_workers(2)?;
+        let child = sandbox.submit("text.sql")?.start()?;
+        sandbox.restart_coordinator(false)?;
+        ensure!(sandbox.logs().contains(&format!("aborting at {failpoint}")), "{}", sandbox.logs());
+        // The same submit waits for it, and ends as if nothing had been.
+        let ended = Ended::from(child.wait_with_output()?);
+        ensure!(ended.err.contains("waiting for it to come back"), "{}", ended.err);
+        if failpoint == "after-commit" {
+            // The version was there already: what is told of it depends on where the catalogue was.
+            ended.succeeded().with_context(|| sandbox.logs())?;
+        } else {
+            let digest = sandbox.digest_of(ended).with_context(|| failpoint.to_owned())?;
+            assert_eq!(digest, expected, "{failpoint}\n{}", sandbox.logs());
+        }
+        assert_eq!(versions(sandbox.place())?, 1, "{failpoint}");
+        let shown = Program::new(sandbox.place(), &["show", "text", "-o", "json"])?.run()?;
+        let shown: serde_json::Value = serde_json::from_str(&shown.succeeded()?)?;
+        assert_eq!(shown["digest"], expected.as_str(), "{failpoint}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_stands_still_does_not_hold_a_build() -> Result<()> {
+    let expected = embedded(SQL)?;
+    let mut sandbox = cluster(SQL, &[None, None])?;
+    let child = sandbox.submit("text.sql")?.start()?;
+    sandbox.signal(0, "STOP")?;
+    let began = Instant::now();
+    let ended = Ended::from(child.wait_with_output()?);
+    let took = began.elapsed();
+    // What it does when it wakes up comes late and shows nowhere.
+    sandbox.signal(0, "CONT")?;
+    assert_eq!(sandbox.digest_of(ended)?, expected, "{}", sandbox.logs());
+    ensure!(took < Duration::from_secs(150), "the build took {took:?}");
+    // It takes part again, as a new executor.
+    sandbox.wait_for_joins(0, 2)?;
+    assert_eq!(sandbox.digest("text.sql")?, expected);
+    assert_eq!(versions(sandbox.place())?, 1);
+    Ok(())
+}
+
+#[test]
+fn a_broken_expectation_ends_submit_as_it_ends_run() -> Result<()> {
+    let sql = ONE_STEP.replace(
+        "PRIMARY KEY (post_id)",
+        "PRIMARY KEY (post_id), CONSTRAINT few EXPECT (post_id < 3990) ON VIOLATION FAIL BUILD",
+    );
+    let sandbox = cluster(&sql, &[None])?;
+    let there = sandbox.submit("text.sql")?.run()?.failed(3)?;
+    let here = place(&sql)?;
+    let here = Program::new(&here, &["run", "text.sql"])?.run()?.failed(3)?;
+    for error in [there, here] {
+        ensure!(error.contains("expectation `few` failed the build") && error.contains("(post_id = 39"), "{error}");
+    }
     Ok(())
 }
 

@@ -1,23 +1,32 @@
 //! The example that the demo runs, over a small data set: what it publishes does not depend on how it ran.
 
-use anyhow::Result;
-use corpusmill_tests::{Place, Program, dataset, repository};
+use anyhow::{Context as _, Result};
+use corpusmill_tests::{Place, Program, Sandbox, dataset, repository};
 use serde_json::Value;
 
-/// Runs examples/moderation.sql in a fresh place, and returns the report of its corpus.
-fn run(place: &Place, more: &[&str]) -> Result<Value> {
+/// Puts the data set where examples/moderation.sql looks for it, and gives the path of that script.
+fn script(place: &Place) -> Result<String> {
     let input = place.path().join("input");
     if !input.exists() {
         std::os::unix::fs::symlink(dataset()?, input)?;
     }
-    let script = repository().join("examples/moderation.sql").display().to_string();
+    Ok(repository().join("examples/moderation.sql").display().to_string())
+}
+
+/// Runs examples/moderation.sql in a fresh place, and returns the report of its corpus.
+fn run(place: &Place, more: &[&str]) -> Result<Value> {
+    let script = script(place)?;
     let arguments = [
         &["run", script.as_str(), "-o", "json", "--as-of", "2026-07-01"][..],
         more,
     ]
     .concat();
-    let out = Program::new(place, &arguments)?.run()?.succeeded()?;
-    let documents = serde_json::Deserializer::from_str(&out)
+    report(&Program::new(place, &arguments)?.run()?.succeeded()?)
+}
+
+/// The report of the example's corpus, among all that a run printed.
+fn report(out: &str) -> Result<Value> {
+    let documents = serde_json::Deserializer::from_str(out)
         .into_iter::<Value>()
         .collect::<Result<Vec<_>, _>>()?;
     let build = documents
@@ -25,6 +34,24 @@ fn run(place: &Place, more: &[&str]) -> Result<Value> {
         .find(|document| document["corpus"] == "mod_text")
         .cloned();
     Ok(build.unwrap_or_default())
+}
+
+#[test]
+fn the_example_gives_the_same_corpus_on_two_workers() -> Result<()> {
+    let here = Place::new()?;
+    let embedded = run(&here, &[])?;
+    let mut sandbox = Sandbox::new(Place::new()?)?;
+    sandbox.worker(None)?;
+    sandbox.worker(None)?;
+    sandbox.wait_for_workers(2)?;
+    let script = script(sandbox.place())?;
+    let ended = sandbox.submit(&script)?.run()?;
+    let there = report(&ended.succeeded().with_context(|| sandbox.logs())?)?;
+    for part in ["digest", "rows", "drops", "quarantined"] {
+        assert_eq!(there[part], embedded[part], "{part}");
+    }
+    assert!(shards(&here)? == shards(sandbox.place())?, "the shards differ in their bytes");
+    Ok(())
 }
 
 /// Names and bytes of the shards.

@@ -9,13 +9,33 @@ use std::path::PathBuf;
 use anyhow::Result;
 use arrow::datatypes::DataType;
 use corpusmill_coordinator::CoordinatorError;
-use corpusmill_tests::{Database, repository};
+use corpusmill_tests::{Database, Place, Sandbox, repository, run_on, without_paths};
 use sqllogictest::{
     AsyncDB, DBOutput, DefaultColumnType, Runner, default_normalizer, default_validator, strict_column_validator,
 };
 
-struct Connection {
-    database: Database,
+/// Where the statements of a file run.
+enum Connection {
+    Here(Database),
+    /// On a coordinator and two workers, all processes of their own.
+    Cluster(Sandbox),
+}
+
+impl Connection {
+    fn place(&self) -> &Place {
+        match self {
+            Self::Here(database) => database.place(),
+            Self::Cluster(sandbox) => sandbox.place(),
+        }
+    }
+
+    fn cluster() -> Result<Self> {
+        let mut sandbox = Sandbox::new(Place::new()?)?;
+        sandbox.worker(None)?;
+        sandbox.worker(None)?;
+        sandbox.wait_for_workers(2)?;
+        Ok(Self::Cluster(sandbox))
+    }
 }
 
 /// The coordinator's error, with the paths of this run taken out.
@@ -44,11 +64,16 @@ impl AsyncDB for Connection {
     type ColumnType = DefaultColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Told> {
-        let told = |error: CoordinatorError| Told(self.database.without_paths(&error.to_string()));
-        let answer = self.database.run(sql).await.map_err(told)?;
+        let this = &*self;
+        let told = |error: CoordinatorError| Told(without_paths(&error.to_string(), this.place()));
+        let answer = match this {
+            Self::Here(database) => database.run(sql).await,
+            Self::Cluster(sandbox) => run_on(sandbox, sql).await,
+        };
+        let answer = answer.map_err(told)?;
         Ok(match (answer.rows, answer.build) {
             (Some((types, rows)), _) => {
-                let clean = |value: String| self.database.without_paths(&value);
+                let clean = |value: String| without_paths(&value, this.place());
                 let rows = rows
                     .into_iter()
                     .map(|row| row.into_iter().map(clean).collect())
@@ -75,14 +100,17 @@ fn files() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-async fn run(file: PathBuf) -> Result<()> {
+async fn run(file: PathBuf, cluster: bool) -> Result<()> {
     let connect = || async {
-        let database = Database::new().await.map_err(|error| Told(format!("{error:#}")))?;
-        Ok(Connection { database })
+        let connection = match cluster {
+            true => Connection::cluster(),
+            false => Database::new().await.map(Connection::Here),
+        };
+        connection.map_err(|error| Told(format!("{error:#}")))
     };
     let mut runner = Runner::new(connect);
     runner.with_column_validator(strict_column_validator);
-    if std::env::var_os("UPDATE_SLT").is_some() {
+    if std::env::var_os("UPDATE_SLT").is_some() && !cluster {
         let update = runner.update_test_file(
             &file,
             " ",
@@ -98,6 +126,15 @@ async fn run(file: PathBuf) -> Result<()> {
 
 #[test]
 fn sql_answers_as_written() -> Result<()> {
+    each_file(false)
+}
+
+#[test]
+fn sql_answers_as_written_on_two_workers() -> Result<()> {
+    each_file(true)
+}
+
+fn each_file(cluster: bool) -> Result<()> {
     let files = files()?;
     assert!(!files.is_empty(), "tests/slt is empty");
     let mut failed = Vec::new();
@@ -111,7 +148,7 @@ fn sql_answers_as_written() -> Result<()> {
                     .enable_all()
                     .thread_stack_size(16 << 20)
                     .build()?;
-                runtime.block_on(run(file))
+                runtime.block_on(run(file, cluster))
             })?;
         match thread.join() {
             Ok(Ok(())) => {}

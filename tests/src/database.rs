@@ -1,14 +1,20 @@
 //! SQL in process: a coordinator over a home, its answers as text.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
-use corpusmill_coordinator::{BuildReport, Coordinator, CoordinatorError, CoordinatorOptions, Outcome, Sink};
+use corpusmill_coordinator::{
+    BuildReport, Coordinator, CoordinatorError, CoordinatorOptions, Events, Outcome, Remote, RemoteScript, Silent, Sink,
+};
 use futures::TryStreamExt;
+use tokio_util::sync::CancellationToken;
 
 use crate::place::{Place, dataset};
+use crate::sandbox::Sandbox;
 
 /// A fresh home and a coordinator over it. `{work}` in SQL stands for the test's folder, `{data}` for the data set.
 #[derive(Debug)]
@@ -65,11 +71,9 @@ impl Database {
     /// Runs a script and returns what its last statement gave back.
     ///
     /// # Errors
-    /// What the coordinator says, with paths put back to `{work}` and `{data}`.
+    /// What the coordinator says.
     pub async fn run(&self, sql: &str) -> Result<Answer, CoordinatorError> {
-        let data = dataset().map_err(|error| CoordinatorError::Invalid(format!("{error:#}")))?;
-        let sql = sql.replace("{work}", &self.place.path().display().to_string());
-        let sql = sql.replace("{data}", &data.display().to_string());
+        let sql = with_paths(sql, &self.place)?;
         let mut last = Last(Answer::default());
         self.coordinator.run_script(&sql, "test.sql", &mut last).await?;
         Ok(last.0)
@@ -82,15 +86,41 @@ impl Database {
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         Ok(self.run(sql).await?.rows.map(|(_, rows)| rows).unwrap_or_default())
     }
+}
 
-    /// Puts the paths of this run back to their names.
-    pub fn without_paths(&self, text: &str) -> String {
-        let mut text = text.replace(&self.place.path().display().to_string(), "{work}");
-        if let Ok(data) = dataset() {
-            text = text.replace(&data.display().to_string(), "{data}");
-        }
-        text
+/// Runs a script on the cluster of a sandbox, and returns what its last statement gave back.
+///
+/// # Errors
+/// What the coordinator there says.
+pub async fn run_on(sandbox: &Sandbox, sql: &str) -> Result<Answer, CoordinatorError> {
+    let script = RemoteScript {
+        text: with_paths(sql, sandbox.place())?,
+        origin: "test.sql".to_owned(),
+        base_dir: sandbox.place().path().display().to_string(),
+        as_of: None,
+    };
+    let events: Arc<dyn Events> = Arc::new(Silent);
+    let mut last = Last(Answer::default());
+    let mut remote = Remote::connect(sandbox.url()).await?;
+    remote
+        .run_script(script, &mut last, &events, &CancellationToken::new())
+        .await?;
+    Ok(last.0)
+}
+
+fn with_paths(sql: &str, place: &Place) -> Result<String, CoordinatorError> {
+    let data = dataset().map_err(|error| CoordinatorError::Invalid(format!("{error:#}")))?;
+    let sql = sql.replace("{work}", &place.path().display().to_string());
+    Ok(sql.replace("{data}", &data.display().to_string()))
+}
+
+/// Puts the paths of this run back to their names.
+pub fn without_paths(text: &str, place: &Place) -> String {
+    let mut text = text.replace(&place.path().display().to_string(), "{work}");
+    if let Ok(data) = dataset() {
+        text = text.replace(&data.display().to_string(), "{data}");
     }
+    text
 }
 
 struct Last(Answer);

@@ -14,7 +14,7 @@ mod program;
 mod s3;
 mod sandbox;
 
-pub use database::{Answer, Database};
+pub use database::{Answer, Database, run_on, without_paths};
 pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
 pub use s3::S3;

@@ -83,7 +83,8 @@ impl Program {
     /// When the file cannot be made.
     pub fn log_to(mut self, name: &str) -> Result<Self> {
         let folder = self.command.get_current_dir().unwrap_or(Path::new("."));
-        let file = std::fs::File::create(folder.join(name))?;
+        let path = folder.join(name);
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
         self.command.stderr(file);
         Ok(self)
     }

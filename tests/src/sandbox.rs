@@ -1,6 +1,7 @@
 //! A cluster of real processes: one coordinator, some workers, ports of the system's choice.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(240);
 #[derive(Debug)]
 pub struct Sandbox {
     place: Place,
+    environment: Vec<(String, String)>,
     url: String,
     coordinator: Child,
     workers: Vec<Child>,
@@ -28,26 +30,58 @@ impl Sandbox {
     /// # Errors
     /// When it cannot be started or does not say its address.
     pub fn new(place: Place) -> Result<Self> {
-        let mut coordinator = Program::new(&place, &["coordinator", "--listen", "127.0.0.1:0"])?
-            .log_to("coordinator.log")?
-            .start()?;
-        let out = coordinator
-            .stdout
-            .take()
-            .context("the coordinator has no standard output")?;
-        let mut url = String::new();
-        BufReader::new(out).read_line(&mut url)?;
-        let url = url.trim().to_owned();
-        if url.is_empty() {
-            let status = coordinator.wait()?;
-            bail!("the coordinator ended ({status}): {}", log(&place, "coordinator.log"));
-        }
+        Self::with_failpoint(place, None)
+    }
+
+    /// Starts a coordinator that kills itself at `failpoint`.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    pub fn with_failpoint(place: Place, failpoint: Option<&str>) -> Result<Self> {
+        Self::start(place, &[], failpoint)
+    }
+
+    /// Starts a coordinator; it and all workers have more environment variables.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    pub fn with_environment(place: Place, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::start(place, environment, None)
+    }
+
+    fn start(place: Place, environment: &[(&str, &str)], failpoint: Option<&str>) -> Result<Self> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
+        let (coordinator, url) = coordinator(&place, "127.0.0.1:0", &environment, failpoint)?;
         Ok(Self {
             place,
+            environment,
             url,
             coordinator,
             workers: Vec::new(),
         })
+    }
+
+    /// Waits until the coordinator has killed itself, or kills it; then starts it again at the same address.
+    ///
+    /// # Errors
+    /// When it does not end in time, or cannot be started again.
+    pub fn restart_coordinator(&mut self, kill: bool) -> Result<()> {
+        if kill {
+            self.coordinator.kill()?;
+        }
+        let began = Instant::now();
+        while self.coordinator.try_wait()?.is_none() {
+            if began.elapsed() > DEADLINE {
+                bail!("the coordinator does not end: {}", self.logs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let address = self.url.trim_start_matches("http://").to_owned();
+        let (coordinator, url) = coordinator(&self.place, &address, &self.environment, None)?;
+        assert_eq!(url, self.url);
+        self.coordinator = coordinator;
+        Ok(())
     }
 
     /// Starts one more worker of two tasks; `failpoint` is where it will kill itself.
@@ -55,8 +89,16 @@ impl Sandbox {
     /// # Errors
     /// When it cannot be started.
     pub fn worker(&mut self, failpoint: Option<&str>) -> Result<usize> {
-        let number = self.workers.len();
         let folder = self.place.path().join("work");
+        self.worker_in(&folder, &[], failpoint)
+    }
+
+    /// Starts one more worker with a work folder and arguments of its own.
+    ///
+    /// # Errors
+    /// As [`Sandbox::worker`].
+    pub fn worker_in(&mut self, folder: &Path, more: &[&str], failpoint: Option<&str>) -> Result<usize> {
+        let number = self.workers.len();
         let folder = folder.to_str().context("the place has a strange name")?;
         let arguments = [
             "worker",
@@ -67,7 +109,9 @@ impl Sandbox {
             "--work-dir",
             folder,
         ];
-        let mut program = Program::new(&self.place, &arguments)?.log_to(&format!("worker-{number}.log"))?;
+        let program =
+            Program::new(&self.place, &[&arguments, more].concat())?.log_to(&format!("worker-{number}.log"))?;
+        let mut program = with(program, &self.environment);
         if let Some(failpoint) = failpoint {
             program = program.env("CORPUSMILL_FAILPOINT", failpoint);
         }
@@ -141,13 +185,65 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Sends a signal to a worker.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn signal(&self, worker: usize, signal: &str) -> Result<()> {
+        let pid = self.workers[worker].id().to_string();
+        let status = Command::new("kill").args([&format!("-{signal}"), &pid]).status()?;
+        if !status.success() {
+            bail!("worker {worker} takes no {signal}");
+        }
+        Ok(())
+    }
+
+    /// Waits until a worker's log, or the coordinator's for `None`, has `text` in it.
+    ///
+    /// # Errors
+    /// When it has not, in time.
+    pub fn wait_for(&self, worker: Option<usize>, text: &str) -> Result<()> {
+        let name = worker.map_or("coordinator.log".to_owned(), |number| format!("worker-{number}.log"));
+        let began = Instant::now();
+        while !log(&self.place, &name).contains(text) {
+            if began.elapsed() > DEADLINE {
+                bail!("`{text}` is not in {name}: {}", self.logs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until a worker has joined so many times.
+    ///
+    /// # Errors
+    /// When it has not, in time.
+    pub fn wait_for_joins(&self, worker: usize, times: usize) -> Result<()> {
+        let began = Instant::now();
+        while log(&self.place, &format!("worker-{worker}.log"))
+            .matches("joined as")
+            .count()
+            < times
+        {
+            if began.elapsed() > DEADLINE {
+                bail!("worker {worker} did not join again: {}", self.logs());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// The coordinator's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Asks a worker to stop, and gives its exit code.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn terminate(&mut self, worker: usize) -> Result<Option<i32>> {
-        let pid = self.workers[worker].id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()?;
+        self.signal(worker, "TERM")?;
         Ok(self.workers[worker].wait()?.code())
     }
 
@@ -185,6 +281,38 @@ impl Drop for Sandbox {
             let _ = child.wait();
         }
     }
+}
+
+/// Starts a coordinator and reads its address; its log goes on where that of the one before ended.
+fn coordinator(
+    place: &Place,
+    listen: &str,
+    environment: &[(String, String)],
+    failpoint: Option<&str>,
+) -> Result<(Child, String)> {
+    let program = Program::new(place, &["coordinator", "--listen", listen])?.log_to("coordinator.log")?;
+    let mut program = with(program, environment);
+    if let Some(failpoint) = failpoint {
+        program = program.env("CORPUSMILL_FAILPOINT", failpoint);
+    }
+    let mut coordinator = program.start()?;
+    let out = coordinator
+        .stdout
+        .take()
+        .context("the coordinator has no standard output")?;
+    let mut url = String::new();
+    BufReader::new(out).read_line(&mut url)?;
+    let url = url.trim().to_owned();
+    if url.is_empty() {
+        let status = coordinator.wait()?;
+        bail!("the coordinator ended ({status}): {}", log(place, "coordinator.log"));
+    }
+    Ok((coordinator, url))
+}
+
+fn with(program: Program, environment: &[(String, String)]) -> Program {
+    let set = |program: Program, (name, value): &(String, String)| program.env(name, value);
+    environment.iter().fold(program, set)
 }
 
 fn log(place: &Place, name: &str) -> String {
