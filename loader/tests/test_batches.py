@@ -153,6 +153,21 @@ def test_lists_arrive_ragged(own_warehouse):
         assert got == [rows[s]["spans"] or [] for s in batch["row_slot"].tolist()]
 
 
+@pytest.mark.parametrize("ids", ["int32", "int64"])
+@pytest.mark.parametrize("largest", [65_535, 65_536, -1])
+def test_ids_of_any_size_arrive_as_they_are(own_warehouse, largest, ids):
+    """Blocks keep ids in two bytes where all fit: on either side of that, from Parquet and from the cache."""
+    table = posts(80).drop_columns("input_ids").append_column(
+        "input_ids", pa.array([[0, largest, r] for r in range(80)], pa.list_(pa.int32()))
+    )
+    own_warehouse.write("posts", table)
+    rows = by_slot(own_warehouse)
+    for _ in ("first epoch", "cached"):
+        plan = own_warehouse.plan(epochs=1, ids=ids)
+        for batch in corpusmill.Loader(plan):
+            assert batch["input_ids"].tolist() == [rows[s]["input_ids"] for s in batch["row_slot"].tolist()]
+
+
 def test_arrow_by_capsules(warehouse):
     rows = by_slot(warehouse)
     batch = next(iter(corpusmill.Loader(warehouse.plan(pack=64, columns=["label", "media", "embedding"]))))
