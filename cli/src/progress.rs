@@ -112,7 +112,10 @@ impl Progress {
         } else {
             String::new()
         };
-        self.line(&format!("  {name}: {}{already}", units::counted(splits as u64, "split")));
+        self.line(&format!(
+            "  {name}: {}{already}",
+            units::counted(splits as u64, "split")
+        ));
         *self.state() = State {
             step: name,
             last_line: Some(Instant::now()),
@@ -149,6 +152,14 @@ impl Progress {
     }
 }
 
+fn how_it_starts(resumed: bool) -> &'static str {
+    if resumed {
+        "goes on from an earlier run"
+    } else {
+        "begins"
+    }
+}
+
 fn spinner() -> ProgressStyle {
     ProgressStyle::with_template("{spinner} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
@@ -170,12 +181,11 @@ impl Events for Progress {
                 steps,
                 resumed,
             } => {
-                let how = if resumed {
-                    "goes on from an earlier run"
-                } else {
-                    "begins"
-                };
-                self.line(&format!("{object}: build {build} {how}, {}", units::counted(steps as u64, "step")));
+                let how = how_it_starts(resumed);
+                self.line(&format!(
+                    "{object}: build {build} {how}, {}",
+                    units::counted(steps as u64, "step")
+                ));
             }
             Event::StepStarted {
                 step,
@@ -208,10 +218,8 @@ impl Events for Progress {
                 ..
             } => {
                 self.clear();
-                self.line(&format!(
-                    "  {step}: done by an earlier run, {} rows",
-                    units::count(rows_out)
-                ));
+                let rows = units::count(rows_out);
+                self.line(&format!("  {step}: done by an earlier run, {rows} rows"));
             }
             Event::StepFinished {
                 step,

@@ -33,7 +33,13 @@ pub(crate) struct Submit {
     #[arg(value_name = "FILE", required_unless_present = "command")]
     files: Vec<PathBuf>,
     /// SQL instead of a file
-    #[arg(short, long = "command", value_name = "SQL", conflicts_with = "files", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long = "command",
+        value_name = "SQL",
+        conflicts_with = "files",
+        allow_hyphen_values = true
+    )]
     command: Option<String>,
     /// Logical time of builds, what run_start() gives [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment)]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
-use corpusmill_sql::{ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, Statement, StatementKind};
+use corpusmill_sql::{
+    ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, Statement, StatementKind,
+};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::DataFusionError;

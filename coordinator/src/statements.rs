@@ -238,9 +238,8 @@ pub(crate) async fn create_corpus(
         as_of: None,
     };
     // What ALTER CORPUS set holds until the statement itself is another one.
-    let same = object.filter(|object| {
-        object.sql.trim() == statement.text.text.trim() && object.base_dir == base_dir(workspace)
-    });
+    let same = object
+        .filter(|object| object.sql.trim() == statement.text.text.trim() && object.base_dir == base_dir(workspace));
     let definition = match &same {
         Some(object) => with_settings(statement.clone(), object),
         None => statement.clone(),

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::digest::{Checksum, RowDigest};
 use crate::error::{CorpusError, Result};
-use crate::key::{value_digests, key_hashes, shard_of};
+use crate::key::{key_hashes, shard_of, value_digests};
 use crate::lengths::LengthsReader;
 use crate::read::CorpusReader;
 use crate::store::{object_path, read_range};

@@ -14,12 +14,10 @@ use std::time::Instant;
 
 use arrow::array::{Array, AsArray, StringArray};
 use corpusmill_kernels::minhash::MinHash;
-use corpusmill_kernels::shingles::ShingleOptions;
 use corpusmill_kernels::pii::find_pii;
+use corpusmill_kernels::shingles::ShingleOptions;
 use corpusmill_kernels::text::Form;
-use corpusmill_kernels::{
-    PiiKinds, QualityRules, Result, Tokenizer, lang_id, pii_redact, quality_signals, text,
-};
+use corpusmill_kernels::{PiiKinds, QualityRules, Result, Tokenizer, lang_id, pii_redact, quality_signals, text};
 
 /// Rows of a batch, as DataFusion makes them by default.
 const BATCH_ROWS: usize = 8192;

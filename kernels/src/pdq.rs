@@ -398,7 +398,6 @@ mod tests {
 
     /// Published test pictures, where they are; hashes of decoders differ by a bit or two.
     #[test]
-    #[expect(clippy::print_stderr, reason = "says why it did not run")]
     fn published_pictures_are_found_in_their_edited_copies() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/pdq");
         let read = |name: &str| pdq_of_file(&std::fs::read(folder.join(name)).unwrap()).unwrap();

@@ -9,7 +9,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use serde::{Deserialize, Serialize};
 
-use crate::{Predict, Prediction, RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards, key_hash_udf, key_shard_udf};
+use crate::{
+    Predict, Prediction, RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards, key_hash_udf, key_shard_udf,
+};
 
 /// Encodes and decodes the operators and functions of this crate.
 #[derive(Debug, Default, Clone, Copy)]

@@ -22,8 +22,8 @@ use datafusion::physical_plan::{
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::{OperatorError, Violation};
 use crate::rows_file::examples;
+use crate::{OperatorError, Violation};
 
 /// Column of the input and output: hash of the key, UInt64, NULL where the key is.
 pub const HASH: &str = "_hash";

@@ -19,8 +19,8 @@ use datafusion_proto::bytes::{
 use url::Url;
 
 use crate::{
-    Destination, ModelSource, ModelSpec, ModelTask, OperatorCodec, Predict, Prediction, Reason, ReasonAction, Receipt, RowSink, Screen, ScreenSpec, ShardSink, WriteRows,
-    WriteShards,
+    Destination, ModelSource, ModelSpec, ModelTask, OperatorCodec, Predict, Prediction, Reason, ReasonAction, Receipt,
+    RowSink, Screen, ScreenSpec, ShardSink, WriteRows, WriteShards,
 };
 
 /// Ten rows in two partitions; key 3 is dropped, key 5 quarantined, keys above 7 warn.
@@ -153,7 +153,9 @@ fn operators_of_this_crate() -> Vec<String> {
                 continue;
             }
             let text = std::fs::read_to_string(path).unwrap();
-            let operators = text.lines().filter_map(|line| line.strip_prefix("impl ExecutionPlan for "));
+            let operators = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("impl ExecutionPlan for "));
             found.extend(operators.map(|line| line.trim_end_matches(" {").to_owned()));
         }
     }

@@ -40,9 +40,9 @@ mod tests {
         for plan in 0..50 {
             let plan = format!("plan {plan}");
             let all = order(&WORKERS, &plan, "elsewhere");
-            for gone in 0..WORKERS.len() {
-                let left: Vec<_> = WORKERS.iter().copied().filter(|w| w.0 != WORKERS[gone].0).collect();
-                let expected: Vec<_> = all.iter().copied().filter(|w| *w != WORKERS[gone].0).collect();
+            for (gone, _) in WORKERS {
+                let left: Vec<_> = WORKERS.iter().copied().filter(|w| w.0 != gone).collect();
+                let expected: Vec<_> = all.iter().copied().filter(|w| *w != gone).collect();
                 assert_eq!(order(&left, &plan, "elsewhere"), expected);
             }
         }

@@ -61,7 +61,11 @@ pub(crate) async fn plan_corpus_expectation(
     let rows = session
         .plan_generated(&format!("SELECT * FROM {}", quoted(corpus)), condition)
         .await?;
-    let numeric = rows.schema().fields().iter().filter(|field| field.data_type().is_numeric());
+    let numeric = rows
+        .schema()
+        .fields()
+        .iter()
+        .filter(|field| field.data_type().is_numeric());
     let mut rewriter = CorpusCalls {
         condition,
         corpus,
@@ -364,7 +368,11 @@ impl CorpusCalls<'_> {
             return Ok("SELECT CAST(0 AS DOUBLE)".into());
         };
         if self.numeric.contains(&column) {
-            return Ok(psi_of_numbers(&quoted(&column), &quoted(previous), &quoted(self.corpus)));
+            return Ok(psi_of_numbers(
+                &quoted(&column),
+                &quoted(previous),
+                &quoted(self.corpus),
+            ));
         }
         let column = quoted(&column);
         let counts = |relation: &str| {
@@ -392,9 +400,8 @@ fn psi_of_numbers(column: &str, previous: &str, now: &str) -> String {
     let above: Vec<String> = (0..9)
         .map(|decile| format!("CASE WHEN x > end{decile} THEN 1 ELSE 0 END"))
         .collect();
-    let counts = |relation: &str| {
-        format!("SELECT CAST({column} AS DOUBLE) AS x, count(*) AS n FROM {relation} GROUP BY 1")
-    };
+    let counts =
+        |relation: &str| format!("SELECT CAST({column} AS DOUBLE) AS x, count(*) AS n FROM {relation} GROUP BY 1");
     format!(
         "WITH e AS ({}), a AS ({}), \
          ranks AS (SELECT x, sum(n) OVER (ORDER BY x ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS rank, \

@@ -4,8 +4,8 @@
 
 pub(crate) mod contamination;
 mod content_hash;
-pub(crate) mod embed;
 pub(crate) mod duplicate_links;
+pub(crate) mod embed;
 pub(crate) mod exact_sum;
 pub(crate) mod group_components;
 pub(crate) mod hamming_pairs;
@@ -95,7 +95,11 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
 
 /// The value of an argument of an aggregate that is a constant.
 pub(crate) fn constant_argument(args: &AccumulatorArgs, place: usize) -> Result<ScalarValue> {
-    match args.exprs.get(place).and_then(|argument| argument.downcast_ref::<Literal>()) {
+    match args
+        .exprs
+        .get(place)
+        .and_then(|argument| argument.downcast_ref::<Literal>())
+    {
         Some(literal) => Ok(literal.value().clone()),
         None => plan_err!("argument {} of {} is a constant", place + 1, args.name),
     }

@@ -54,6 +54,6 @@ pub use source_text::{Position, SqlText};
 pub use sources::{DataFile, FileTable};
 pub use statement::{
     AlterCorpus, AlterCorpusAction, Call, CreateCorpus, CreateExternalTable, CreateFunction, CreateModel,
-    CreateTokenizer, CreateView, DropObject, Expectation, ExpectationScope, ModelColumnType, ObjectKind, ObjectRef, RefreshCorpus, Schedule, Show,
-    Statement, StatementKind, ViolationAction,
+    CreateTokenizer, CreateView, DropObject, Expectation, ExpectationScope, ModelColumnType, ObjectKind, ObjectRef,
+    RefreshCorpus, Schedule, Show, Statement, StatementKind, ViolationAction,
 };

@@ -181,20 +181,36 @@ fn every_refusal_says_where_in_the_script() -> Result<()> {
             "CREATE CORPUS c (PRIMARY KEY (id)) WITH (shard = 3) AS SELECT 1 AS id;",
             &["bad.sql:2: corpus c: unknown option shard", "did you mean shards?"],
         ),
-        ("CREATE CORPUS c AS SELECT 1 AS id;", &["bad.sql:2:17", "(PRIMARY KEY (column, …))"]),
-        ("DESCRIBE nothing;", &["bad.sql:2:10: unknown table 'nothing'", "2 | DESCRIBE nothing"]),
+        (
+            "CREATE CORPUS c AS SELECT 1 AS id;",
+            &["bad.sql:2:17", "(PRIMARY KEY (column, …))"],
+        ),
+        (
+            "DESCRIBE nothing;",
+            &["bad.sql:2:10: unknown table 'nothing'", "2 | DESCRIBE nothing"],
+        ),
         ("REFRESH CORPUS nothing;", &["bad.sql:2: there is no corpus nothing"]),
         (
             "SELECT 1 / (value - 3) FROM generate_series(1, 5);",
-            &["bad.sql:2: SELECT 1 / (value - 3) FROM generate_series(1, 5)", "ivide by zero"],
+            &[
+                "bad.sql:2: SELECT 1 / (value - 3) FROM generate_series(1, 5)",
+                "ivide by zero",
+            ],
         ),
     ] {
         let error = error_of(&place, &format!("SELECT 1;\n{sql}"), 1)?;
         says(&error, parts);
-        assert_eq!(error.matches("ivide by zero").count(), sql.matches(" / ").count(), "{error}");
+        assert_eq!(
+            error.matches("ivide by zero").count(),
+            sql.matches(" / ").count(),
+            "{error}"
+        );
     }
     let submit = Program::new(&place, &["submit", "-c", "SELECT 1", "--coordinator", "localhost:1"])?.run()?;
-    says(&submit.failed(1)?, &["`localhost:1` is no address", "http://127.0.0.1:50050"]);
+    says(
+        &submit.failed(1)?,
+        &["`localhost:1` is no address", "http://127.0.0.1:50050"],
+    );
     let comment = Program::new(&place, &["run", "-c", "-- nothing but a comment"])?.run()?;
     comment.succeeded()?;
     Ok(())

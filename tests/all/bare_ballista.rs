@@ -174,14 +174,19 @@ async fn until(what: &str, there: impl Fn() -> bool) -> Result<()> {
 fn ballista_alone_gives_wrong_rows() -> Result<()> {
     let place = Place::new()?;
     for file in 0..4 {
-        let rows: String = (0..3_000).map(|row| format!("{}\n", (file * 3_000 + row) % GROUPS)).collect();
+        let rows: String = (0..3_000)
+            .map(|row| format!("{}\n", (file * 3_000 + row) % GROUPS))
+            .collect();
         place.write(&format!("t/{file}.csv"), format!("k\n{rows}"))?;
     }
     let (without, _) = counted(&place, false)?;
     assert_eq!(without, GROUPS, "without a fault the rows are right");
     let (with, error) = counted(&place, true)?;
     println!("{with} rows instead of {GROUPS}, error: {error:?}");
-    ensure!(error.is_none(), "the job failed, which is better than wrong rows: {error:?}");
+    ensure!(
+        error.is_none(),
+        "the job failed, which is better than wrong rows: {error:?}"
+    );
     ensure!(
         with != GROUPS,
         "the rows are right: a release of Ballista has mended this, look whether the gate can go"
@@ -200,13 +205,18 @@ fn counted(place: &Place, fault: bool) -> Result<(i64, Option<String>)> {
         if fault {
             std::fs::write(a.join("hold"), "")?;
         }
-        until("the executors did not register", || executors.executor_heartbeats().len() == 2).await?;
+        until("the executors did not register", || {
+            executors.executor_heartbeats().len() == 2
+        })
+        .await?;
         let context = context()?;
         let path = table.display().to_string();
         context.register_csv("t", &path, CsvReadOptions::new()).await?;
         let query = "SELECT wait_here(k) AS k, n FROM (SELECT k, count(*) AS n FROM t GROUP BY k)";
         let plan = context.sql(query).await?.create_physical_plan().await?;
-        let job = server.submit_physical_plan("bare", Arc::new(context), plan, None).await?;
+        let job = server
+            .submit_physical_plan("bare", Arc::new(context), plan, None)
+            .await?;
         if fault {
             until("no task of stage 2 ran on executor A", || a.join("holds").exists()).await?;
             first.0.kill()?;
@@ -217,7 +227,10 @@ fn counted(place: &Place, fault: bool) -> Result<(i64, Option<String>)> {
             let status = server.state.task_manager.get_job_status(&job).await?;
             match status.and_then(|status| status.status) {
                 Some(Status::Successful(ended)) => {
-                    let rows = ended.partition_location.iter().filter_map(|part| part.partition_stats.as_ref());
+                    let rows = ended
+                        .partition_location
+                        .iter()
+                        .filter_map(|part| part.partition_stats.as_ref());
                     return Ok((rows.map(|rows| rows.num_rows).sum(), None));
                 }
                 Some(Status::Failed(failed)) => return Ok((0, Some(failed.error))),

@@ -161,7 +161,11 @@ fn a_coordinator_that_dies_anywhere_goes_on_to_one_version() -> Result<()> {
         sandbox.wait_for_workers(2)?;
         let child = sandbox.submit("text.sql")?.start()?;
         sandbox.restart_coordinator(false)?;
-        ensure!(sandbox.logs().contains(&format!("aborting at {failpoint}")), "{}", sandbox.logs());
+        ensure!(
+            sandbox.logs().contains(&format!("aborting at {failpoint}")),
+            "{}",
+            sandbox.logs()
+        );
         // The same submit waits for it, and ends as if nothing had been.
         let ended = Ended::from(child.wait_with_output()?);
         ensure!(ended.err.contains("waiting for it to come back"), "{}", ended.err);
@@ -183,7 +187,7 @@ fn a_coordinator_that_dies_anywhere_goes_on_to_one_version() -> Result<()> {
 #[test]
 fn a_worker_that_stands_still_does_not_hold_a_build() -> Result<()> {
     let expected = embedded(SQL)?;
-    let mut sandbox = cluster(SQL, &[None, None])?;
+    let sandbox = cluster(SQL, &[None, None])?;
     let child = sandbox.submit("text.sql")?.start()?;
     sandbox.signal(0, "STOP")?;
     let began = Instant::now();
@@ -211,7 +215,10 @@ fn a_broken_expectation_ends_submit_as_it_ends_run() -> Result<()> {
     let here = place(&sql)?;
     let here = Program::new(&here, &["run", "text.sql"])?.run()?.failed(3)?;
     for error in [there, here] {
-        ensure!(error.contains("expectation `few` failed the build") && error.contains("(post_id = 39"), "{error}");
+        ensure!(
+            error.contains("expectation `few` failed the build") && error.contains("(post_id = 39"),
+            "{error}"
+        );
     }
     Ok(())
 }

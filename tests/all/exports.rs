@@ -19,7 +19,9 @@ fn corpus(place: &Place) -> Result<Vec<Value>> {
     place.write("t.sql", sql)?;
     Program::new(place, &["run", "t.sql"])?.run()?.succeeded()?;
     let query = "SELECT post_id, body, lang, third, input_ids FROM t ORDER BY post_id";
-    let out = Program::new(place, &["run", "-c", query, "-o", "json"])?.run()?.succeeded()?;
+    let out = Program::new(place, &["run", "-c", query, "-o", "json"])?
+        .run()?
+        .succeeded()?;
     Ok(serde_json::from_str(&out)?)
 }
 
@@ -40,7 +42,10 @@ fn read(python: &Path, script: &str, folder: &Path) -> Result<Value> {
 #[test]
 fn mosaicml_streaming_reads_mds() -> Result<()> {
     let Some(python) = python(&["streaming", "numpy"]) else {
-        not_run_here("mosaicml_streaming_reads_mds", "no Python with mosaicml-streaming (tools/setup bench)");
+        not_run_here(
+            "mosaicml_streaming_reads_mds",
+            "no Python with mosaicml-streaming (tools/setup bench)",
+        );
         return Ok(());
     };
     let place = Place::new()?;
@@ -71,12 +76,24 @@ print(json.dumps({"rows": found}))
 #[test]
 fn megatron_core_reads_bin_and_idx() -> Result<()> {
     let Some(python) = python(&["megatron.core", "torch"]) else {
-        not_run_here("megatron_core_reads_bin_and_idx", "no Python with megatron-core (tools/setup bench)");
+        not_run_here(
+            "megatron_core_reads_bin_and_idx",
+            "no Python with megatron-core (tools/setup bench)",
+        );
         return Ok(());
     };
     let place = Place::new()?;
     let rows = corpus(&place)?;
-    let arguments = ["export", "t", "--format", "megatron", "--to", "mega/t", "--columns", "input_ids"];
+    let arguments = [
+        "export",
+        "t",
+        "--format",
+        "megatron",
+        "--to",
+        "mega/t",
+        "--columns",
+        "input_ids",
+    ];
     Program::new(&place, &arguments)?.run()?.succeeded()?;
     let script = r#"
 import json, sys
@@ -86,14 +103,19 @@ def read(mmap):
     rows = IndexedDataset(sys.argv[1], mmap=mmap)
     return [rows[i].tolist() for i in range(len(rows))]
 mapped, copied = read(True), read(False)
-documents = IndexedDataset(sys.argv[1]).document_indices.tolist()
+rows = IndexedDataset(sys.argv[1])
+documents = rows.document_indices.tolist()
 print(json.dumps({"same": mapped == copied, "documents": documents, "sequences": mapped}))
 "#;
     let seen = read(&python, script, &place.path().join("mega/t"))?;
     assert_eq!(seen["same"], true);
     let sequences = seen["sequences"].as_array().cloned().unwrap_or_default();
     let documents: Vec<u64> = serde_json::from_value(seen["documents"].clone())?;
-    assert_eq!(documents, (0..=sequences.len() as u64).collect::<Vec<_>>(), "one sequence a document");
+    assert_eq!(
+        documents,
+        (0..=sequences.len() as u64).collect::<Vec<_>>(),
+        "one sequence a document"
+    );
     let sorted = |ids: Vec<Value>| {
         let mut ids: Vec<String> = ids.iter().map(Value::to_string).collect();
         ids.sort();
@@ -101,7 +123,9 @@ print(json.dumps({"same": mapped == copied, "documents": documents, "sequences":
     };
     let ours = rows.iter().map(|row| row["input_ids"].clone());
     // Megatron has no empty documents; the export counts them and leaves them out.
-    let ours = ours.filter(|ids| ids.as_array().is_some_and(|ids| !ids.is_empty())).collect();
+    let ours = ours
+        .filter(|ids| ids.as_array().is_some_and(|ids| !ids.is_empty()))
+        .collect();
     assert_eq!(sorted(sequences), sorted(ours));
     Ok(())
 }

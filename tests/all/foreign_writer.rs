@@ -61,7 +61,11 @@ fn a_foreign_commit_in_the_middle_of_a_build_is_a_conflict() -> Result<()> {
         error.contains("another writer committed") && error.contains("run the statement again"),
         "{error}"
     );
-    assert_eq!(commits(&place)?, 2, "the first version, and what was committed from outside");
+    assert_eq!(
+        commits(&place)?,
+        2,
+        "the first version, and what was committed from outside"
+    );
     // Whoever reads a version of ours goes on; the newest one is not ours, and that is said.
     let error = run(&["run", "-c", "SELECT count(*) FROM c"])?.failed(1)?;
     assert!(
@@ -71,7 +75,11 @@ fn a_foreign_commit_in_the_middle_of_a_build_is_a_conflict() -> Result<()> {
     let listed: Value = serde_json::from_str(&run(&["corpora", "-o", "json"])?.succeeded()?)?;
     assert_eq!((&listed[0]["version"], &listed[0]["rows"]), (&0.into(), &20.into()));
     let swept = run(&["vacuum", "--older-than-hours", "0"])?;
-    assert!(swept.err.contains("versions that corpusmill did not make"), "{}", swept.err);
+    assert!(
+        swept.err.contains("versions that corpusmill did not make"),
+        "{}",
+        swept.err
+    );
     swept.succeeded()?;
     // The same statement again says so too, instead of losing the rows that somebody put there.
     let error = run(&["run", "meddled.sql"])?.failed(1)?;
@@ -88,7 +96,10 @@ fn a_foreign_commit_in_the_middle_of_a_build_is_a_conflict() -> Result<()> {
                 print(table.num_rows, max(table['id'].to_pylist()), flush=True)\n\
                 os._exit(0)";
     let folder = place.home().join("warehouse/c");
-    let seen = std::process::Command::new(&python).args(["-c", read]).arg(folder).output()?;
+    let seen = std::process::Command::new(&python)
+        .args(["-c", read])
+        .arg(folder)
+        .output()?;
     let seen = String::from_utf8(seen.stdout).context("not text")?;
     assert_eq!(seen.trim(), "30 30");
     Ok(())
@@ -109,11 +120,17 @@ fn a_delta_table_of_somebody_else_is_left_alone() -> Result<()> {
                  deltalake.write_deltalake(sys.argv[1], pyarrow.table({'id': [1]}))\n\
                  os._exit(0)";
     std::fs::create_dir_all(&folder)?;
-    let written = std::process::Command::new(python).args(["-c", write]).arg(&folder).output()?;
+    let written = std::process::Command::new(python)
+        .args(["-c", write])
+        .arg(&folder)
+        .output()?;
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
     place.write("c.sql", PLAIN.replace("CREATE CORPUS", "CREATE OR REPLACE CORPUS"))?;
     let error = Program::new(&place, &["run", "c.sql"])?.run()?.failed(1)?;
-    assert!(error.contains("corpusmill did not make") && error.contains("c.sql:1"), "{error}");
+    assert!(
+        error.contains("corpusmill did not make") && error.contains("c.sql:1"),
+        "{error}"
+    );
     assert_eq!(commits(&place)?, 1);
     Ok(())
 }

@@ -112,7 +112,7 @@ fn predictions_are_one_operator_that_counts_what_it_computes() -> Result<()> {
          FROM ML_PREDICT(TABLE posts, MODEL minilm, DESCRIPTOR(body)) p
          JOIN (SELECT post_id, embed('minilm', body) AS embedding FROM posts) e ON p.post_id = e.post_id;",
     )?;
-    let both = last_line(&both)?;
+    let both = &last_line(&both)?[0];
     let texts = 120 - 12;
     assert_eq!(
         (&both["rows"], &both["texts"], &both["same"]),
@@ -123,7 +123,7 @@ fn predictions_are_one_operator_that_counts_what_it_computes() -> Result<()> {
         &place,
         "SELECT count(*) AS n FROM posts WHERE array_length(embed('minilm', body)) = 384;",
     )?;
-    assert_eq!(last_line(&found)?["n"], texts);
+    assert_eq!(last_line(&found)?[0]["n"], texts);
     let shown = run(&place, "SHOW MODELS;")?;
     ensure!(shown.contains("minilm"), "{shown}");
     run(&place, "DROP MODEL minilm;")?;

@@ -50,7 +50,10 @@ fn the_example_gives_the_same_corpus_on_two_workers() -> Result<()> {
     for part in ["digest", "rows", "drops", "quarantined"] {
         assert_eq!(there[part], embedded[part], "{part}");
     }
-    assert!(shards(&here)? == shards(sandbox.place())?, "the shards differ in their bytes");
+    assert!(
+        shards(&here)? == shards(sandbox.place())?,
+        "the shards differ in their bytes"
+    );
     Ok(())
 }
 

@@ -31,7 +31,16 @@ CREATE OR REFRESH CORPUS c (PRIMARY KEY (id)) WITH (shards = 2) AS SELECT f(valu
 }
 
 fn run(place: &Place, python: &str) -> Result<Ended> {
-    let arguments = ["run", "f.sql", "-o", "json", "--batch-size", "100", "--target-partitions", "1"];
+    let arguments = [
+        "run",
+        "f.sql",
+        "-o",
+        "json",
+        "--batch-size",
+        "100",
+        "--target-partitions",
+        "1",
+    ];
     Program::new(place, &arguments)?
         .env("CORPUSMILL_PYTHON", python)
         .env("CORPUSMILL_PYTHON_TIMEOUT_S", "2")
@@ -49,7 +58,10 @@ fn recovers(test: &str, misbehave: &str) -> Result<Option<String>> {
     script(&place, misbehave)?;
     let error = run(&place, &python)?.failed(1)?;
     ensure!(!error.contains("panicked") && error.contains("function f"), "{error}");
-    ensure!(!place.home().join("warehouse/c/_delta_log").exists(), "half a corpus was published");
+    ensure!(
+        !place.home().join("warehouse/c/_delta_log").exists(),
+        "half a corpus was published"
+    );
     let pid = std::fs::read_to_string(place.path().join("pid")).context("the function never misbehaved")?;
     let process = format!("/proc/{}/cmdline", pid.trim());
     let left = std::fs::read(process).unwrap_or_default();
@@ -71,7 +83,11 @@ fn a_function_that_hangs_is_ended() -> Result<()> {
             error.contains("one batch took longer than 2 s") && error.contains("CORPUSMILL_PYTHON_TIMEOUT_S"),
             "{error}"
         );
-        ensure!(began.elapsed() < Duration::from_secs(60), "it took {:?}", began.elapsed());
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "it took {:?}",
+            began.elapsed()
+        );
     }
     Ok(())
 }
@@ -80,7 +96,10 @@ fn a_function_that_hangs_is_ended() -> Result<()> {
 fn a_function_that_is_killed_takes_nothing_along() -> Result<()> {
     let killed = "sys.stderr.write('its last words'); sys.stderr.flush(); os.kill(os.getpid(), signal.SIGKILL)";
     if let Some(error) = recovers("a_function_that_is_killed_takes_nothing_along", killed)? {
-        ensure!(error.contains("signal: 9") && error.contains("its last words"), "{error}");
+        ensure!(
+            error.contains("signal: 9") && error.contains("its last words"),
+            "{error}"
+        );
     }
     Ok(())
 }

@@ -177,7 +177,11 @@ impl<'a> Conversation<'a> {
         loop {
             let message = messages.lock().await.message().await;
             let message = message.map_err(|status| self.stopped(status))?;
-            let Some(Message { number, what: Some(what) }) = message else {
+            let Some(Message {
+                number,
+                what: Some(what),
+            }) = message
+            else {
                 return Err(Stopped::Lost(Status::unavailable("it ended the conversation")));
             };
             self.next = number + 1;

@@ -65,11 +65,21 @@ fn a_cancelled_build_goes_on_from_its_finished_splits() {
             ..Watcher::default()
         });
         let stopped = run_with(options(&home, &watcher), &pipeline(&data)).await;
-        assert!(matches!(stopped, Err(CoordinatorError::Cancelled)), "{:?}", stopped.err());
-        assert!(!home.join("warehouse/c/_delta_log").exists(), "half a corpus was published");
+        assert!(
+            matches!(stopped, Err(CoordinatorError::Cancelled)),
+            "{:?}",
+            stopped.err()
+        );
+        assert!(
+            !home.join("warehouse/c/_delta_log").exists(),
+            "half a corpus was published"
+        );
         let coordinator = Coordinator::open(CoordinatorOptions::new(&home)).await.unwrap();
         let builds = coordinator.builds().await.unwrap();
-        assert_eq!((builds[0].object.as_str(), builds[0].state), ("c", BuildState::Cancelled));
+        assert_eq!(
+            (builds[0].object.as_str(), builds[0].state),
+            ("c", BuildState::Cancelled)
+        );
         drop(coordinator);
         let again = Arc::new(Watcher::default());
         let kept = run_with(options(&home, &again), &pipeline(&data)).await.unwrap();

@@ -161,6 +161,14 @@ impl Place {
             Error::Generic { .. } if text.contains("169.254.") || text.contains("metadata.google.internal") => {
                 (format!("no credentials for {root}: {}", cloud.credentials()), false)
             }
+            Error::Generic { .. } if REFUSALS.iter().any(|status| text.contains(status)) => {
+                let credentials = cloud.credentials();
+                let code = code_in(&text);
+                (
+                    format!("{server} refuses {root}{code}: {credentials}, with the rights for it"),
+                    false,
+                )
+            }
             Error::Generic { .. } if text.contains("URL scheme is not allowed") => (
                 format!("{server} is plain http: set AWS_ALLOW_HTTP=true where the network is trusted, or use https"),
                 false,
@@ -196,6 +204,9 @@ impl Place {
         Error::Generic { store, source: advice }
     }
 }
+
+/// What a refused listing says, which the client does not tell from other failures.
+const REFUSALS: [&str; 2] = ["403 Forbidden", "401 Unauthorized"];
 
 /// The codes of S3, Azure and Google for a bucket that is not there, in contrast to an object.
 fn names_no_bucket(text: &str) -> bool {

@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(taken, names[1..3], "version 12 lacks a part");
         assert_eq!(newest([names[0].as_str()].into_iter()), [names[0].clone()]);
         let uuid = name(14, "80a083e8-7026-4e79-81be-64bd76c43a11.parquet");
-        assert_eq!(newest([uuid.as_str()].into_iter()), [uuid.clone()]);
+        assert_eq!(newest([uuid.as_str()].into_iter()), [uuid]);
         assert!(newest([names[4].as_str()].into_iter()).is_empty());
         let hint: LastCheckpoint = serde_json::from_str(r#"{"version":9,"size":3,"parts":2}"#).unwrap();
         assert_eq!(hint.names(), names[1..3]);

@@ -30,7 +30,10 @@ pub(super) fn parse_create(cursor: &mut Cursor<'_>, prefix: Prefix) -> Result<Cr
     };
     let elements = cursor.position();
     if !cursor.eat_token(&Token::LParen) {
-        return Err(cursor.expected(&format!("(PRIMARY KEY (column, …)) after CREATE CORPUS {}", corpus.name)));
+        return Err(cursor.expected(&format!(
+            "(PRIMARY KEY (column, …)) after CREATE CORPUS {}",
+            corpus.name
+        )));
     }
     loop {
         parse_element(cursor, &mut corpus)?;

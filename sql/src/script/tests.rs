@@ -170,9 +170,9 @@ fn errors_point_into_the_file() {
     );
     let message = error("CREATE CORPUS c (CONSTRAINT a EXPECT (x > 1) ON VIOLATION WARN) AS SELECT 1");
     assert!(message.contains("corpus c needs PRIMARY KEY"), "{message}");
-    let message = error("CREATE MODEL m INPUT (a VARCHAR) OUTPUT (b FLOAT) WITH (uri = 'x')");
+    let message = error("CREATE HASH LIST h WITH (signal = 'pdq') AS SELECT hash FROM t");
     assert!(
-        message.contains("CREATE MODEL is not supported by this build"),
+        message.contains("CREATE HASH LIST is not supported by this build"),
         "{message}"
     );
     let message = error("CREATE EXTERNAL TABLE t STORED AS PARQET LOCATION 'x'");

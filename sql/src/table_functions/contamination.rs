@@ -65,7 +65,8 @@ pub(super) fn plan(mut arguments: Arguments) -> Result<LogicalPlan> {
     let ngram = arguments.integer("ngram")?.unwrap_or(13);
     let min_overlap = arguments.number("min_overlap")?.unwrap_or(0.5);
     arguments.finish(&["text", "evals_text", "evals_key", "ngram", "min_overlap"])?;
-    if !(1..=64).contains(&ngram) || !(min_overlap > 0.0 && min_overlap <= 1.0) {
+    let is_share = min_overlap > 0.0 && min_overlap <= 1.0;
+    if !(1..=64).contains(&ngram) || !is_share {
         return Err(fault(
             "contamination takes an ngram from 1 to 64 and a min_overlap above 0 and at most 1",
             arguments.span(),

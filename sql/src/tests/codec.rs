@@ -81,7 +81,12 @@ async fn session() -> (TempDir, Session) {
     let path = folder.path().display().to_string();
     let mut posts = String::from("id,user_id,body,made_on\n");
     for id in 0..40 {
-        posts += &format!("{id},u{},\"the same {} words again\",2026-01-{:02}\n", id % 7, id % 11, id % 28 + 1);
+        posts += &format!(
+            "{id},u{},\"the same {} words again\",2026-01-{:02}\n",
+            id % 7,
+            id % 11,
+            id % 28 + 1
+        );
     }
     std::fs::write(format!("{path}/posts.csv"), posts).unwrap();
     std::fs::write(format!("{path}/a.bin"), b"\x00\x01").unwrap();

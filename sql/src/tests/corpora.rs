@@ -181,7 +181,11 @@ async fn numbers_are_compared_by_the_deciles_of_the_version_before() {
     let near = shift("CAST(value AS DOUBLE)", "value + 0.25").await;
     assert!(near < 0.01, "{near}");
     // By hand: half of the values leave the nine lower deciles for the last one.
-    let far = shift("CAST(value AS DOUBLE)", "CASE WHEN value <= 500 THEN value ELSE 5000.0 END").await;
+    let far = shift(
+        "CAST(value AS DOUBLE)",
+        "CASE WHEN value <= 500 THEN value ELSE 5000.0 END",
+    )
+    .await;
     let share = |count: f64| (count + 0.5) / (1000.0 + 0.5 * 10.0);
     let term = |e: f64, a: f64| (share(a) - share(e)) * (share(a) / share(e)).ln();
     let by_hand = 4.0 * term(100.0, 0.0) + term(100.0, 500.0);

@@ -39,7 +39,7 @@ async fn labels_of_a_cluster_that_differ_are_marked() {
 
 /// A hash of zeros with some bits set.
 fn hash(bits: std::ops::Range<usize>) -> String {
-    let mut digits = vec![0u8; 64];
+    let mut digits = [0u8; 64];
     bits.for_each(|bit| digits[bit / 4] |= 1 << (bit % 4));
     digits
         .iter()

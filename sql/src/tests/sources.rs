@@ -235,10 +235,14 @@ async fn column_mapping_is_refused() {
         let text = fs::read_to_string(&log).unwrap();
         let mut number = 0;
         let text = text.replace(r#""partitionColumns":["split"]"#, r#""partitionColumns":[]"#);
-        let text = text.replace(r#"{"split":"train"}"#, "{}").replace(r#"{"split":null}"#, "{}");
+        let text = text
+            .replace(r#"{"split":"train"}"#, "{}")
+            .replace(r#"{"split":null}"#, "{}");
         let text = text.replace(
             r#""configuration":{}"#,
-            &format!(r#""configuration":{{"delta.columnMapping.mode":"{mode}","delta.columnMapping.maxColumnId":"2"}}"#),
+            &format!(
+                r#""configuration":{{"delta.columnMapping.mode":"{mode}","delta.columnMapping.maxColumnId":"2"}}"#
+            ),
         );
         let parts: Vec<&str> = text.split(r#"\"metadata\":{}"#).collect();
         let text = parts.iter().skip(1).fold(parts[0].to_owned(), |text, part| {

@@ -218,7 +218,10 @@ fn a_plan_in_which_nothing_fits_ends_with_an_error() {
         finite.step(0).unwrap_err().to_string(),
         finite.steps().unwrap_err().to_string(),
     ] {
-        assert!(message.contains("900 draws from turn 0") && message.contains("10 tokens"), "{message}");
+        assert!(
+            message.contains("900 draws from turn 0") && message.contains("10 tokens"),
+            "{message}"
+        );
     }
     // One document that fits is enough; a source without rows is merely empty.
     let mut one_fits = lengths(900, 11, 20, 1);
