@@ -146,7 +146,7 @@ fn a_worker_that_is_told_to_stop_fails_no_build() -> Result<()> {
 /// Versions of the corpus `text`: commits in its log.
 fn versions(place: &Place) -> Result<usize> {
     let log = std::fs::read_dir(place.home().join("warehouse/text/_delta_log"))?;
-    let names = log.filter_map(|entry| Some(entry.ok()?.file_name().into_string().ok()?));
+    let names = log.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter(|name| name.ends_with(".json")).count())
 }
 

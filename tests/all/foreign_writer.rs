@@ -28,7 +28,7 @@ const PLAIN: &str = "CREATE CORPUS c (PRIMARY KEY (id)) WITH (shards = 2) AS
 
 fn commits(place: &Place) -> Result<usize> {
     let log = std::fs::read_dir(place.home().join("warehouse/c/_delta_log"))?;
-    let names = log.filter_map(|entry| Some(entry.ok()?.file_name().into_string().ok()?));
+    let names = log.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter(|name| name.ends_with(".json")).count())
 }
 

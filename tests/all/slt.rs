@@ -16,7 +16,7 @@ use sqllogictest::{
 
 /// Where the statements of a file run.
 enum Connection {
-    Here(Database),
+    Here(Box<Database>),
     /// On a coordinator and two workers, all processes of their own.
     Cluster(Sandbox),
 }
@@ -104,7 +104,9 @@ async fn run(file: PathBuf, cluster: bool) -> Result<()> {
     let connect = || async {
         let connection = match cluster {
             true => Connection::cluster(),
-            false => Database::new().await.map(Connection::Here),
+            false => Database::new()
+                .await
+                .map(|database| Connection::Here(Box::new(database))),
         };
         connection.map_err(|error| Told(format!("{error:#}")))
     };
