@@ -50,7 +50,9 @@ fn digest(ended: Ended) -> Result<String> {
 }
 
 /// Builds with `folder` of the home on a disk that is too small, then on one that is not.
-fn fills_up(test: &str, folder: &str, bytes: usize, more: &[&str], named: &str) -> Result<()> {
+///
+/// `more` is part of the plan, and stays; `memory` is what makes the first run need the disk.
+fn fills_up(test: &str, folder: &str, bytes: usize, more: &[&str], memory: &[&str], named: &str) -> Result<()> {
     let whole = Place::new()?;
     whole.write("c.sql", SQL)?;
     let wanted = digest(run(&whole, &[])?)?;
@@ -60,7 +62,7 @@ fn fills_up(test: &str, folder: &str, bytes: usize, more: &[&str], named: &str) 
         not_run_here(test, "mounting a tmpfs is not allowed");
         return Ok(());
     };
-    let error = run(&place, more)?.failed(1)?;
+    let error = run(&place, &[more, memory].concat())?.failed(1)?;
     for part in ["c.sql:1: CREATE CORPUS c", "no space left", named] {
         ensure!(error.contains(part), "`{part}` is not in the message:\n{error}");
     }
@@ -70,7 +72,7 @@ fn fills_up(test: &str, folder: &str, bytes: usize, more: &[&str], named: &str) 
         "half a corpus was published"
     );
     disk.grow(256 << 20)?;
-    let again = run(&place, &[])?;
+    let again = run(&place, more)?;
     ensure!(again.err.contains("goes on from an earlier run"), "{}", again.err);
     assert_eq!(digest(again)?, wanted);
     Program::new(&place, &["verify", "c"])?.run()?.succeeded()?;
@@ -80,22 +82,36 @@ fn fills_up(test: &str, folder: &str, bytes: usize, more: &[&str], named: &str) 
 
 #[test]
 fn where_shards_are() -> Result<()> {
-    fills_up("where_shards_are", "warehouse/c", 512 << 10, &[], "warehouse/c/")
+    fills_up("where_shards_are", "warehouse/c", 512 << 10, &[], &[], "warehouse/c/")
 }
 
 #[test]
 fn where_quarantined_rows_are() -> Result<()> {
     let folder = "warehouse/c/_corpusmill/quarantine";
-    fills_up("where_quarantined_rows_are", folder, 64 << 10, &[], folder)
+    fills_up("where_quarantined_rows_are", folder, 64 << 10, &[], &[], folder)
 }
 
 #[test]
 fn where_receipts_are() -> Result<()> {
-    fills_up("where_receipts_are", "warehouse/_staging", 4 << 10, &[], "_staging/")
+    fills_up(
+        "where_receipts_are",
+        "warehouse/_staging",
+        4 << 10,
+        &[],
+        &[],
+        "_staging/",
+    )
 }
 
 #[test]
 fn where_rows_are_spilled() -> Result<()> {
-    let little = ["--memory-limit", "24M", "--batch-size", "1024"];
-    fills_up("where_rows_are_spilled", "spill", 256 << 10, &little, "home/spill")
+    let (rows, little) = (["--batch-size", "1024"], ["--memory-limit", "24M"]);
+    fills_up(
+        "where_rows_are_spilled",
+        "spill",
+        256 << 10,
+        &rows,
+        &little,
+        "home/spill",
+    )
 }
