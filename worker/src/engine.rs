@@ -8,7 +8,8 @@ use ballista_core::JobId;
 use ballista_core::error::BallistaError;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
-use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, failpoint};
+use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, chain, failpoint};
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
@@ -139,6 +140,11 @@ fn told(error: DataFusionError, worker: &str) -> DataFusionError {
 }
 
 fn is_of_the_network(error: &DataFusionError) -> bool {
+    // A body that breaks off in the middle comes as an error of Arrow's, with the status of the call as its text.
+    let broke_off = |link: &(dyn std::error::Error + 'static)| matches!(link.downcast_ref(), Some(ArrowError::IpcError(text)) if text.contains("code: '"));
+    if chain(error).any(broke_off) {
+        return true;
+    }
     match error.find_root() {
         DataFusionError::External(inner) => match inner.downcast_ref::<BallistaError>() {
             Some(
@@ -165,6 +171,14 @@ mod tests {
         let error = DataFusionError::External(Box::new(lost)).context("while joining");
         let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
         assert_eq!(failure.cause, FailureCause::Transient);
+        let body =
+            "Ipc error: code: 'Unknown error', message: \"h2 protocol error: error reading a body from connection\"";
+        let error = DataFusionError::External(Box::new(ArrowError::IpcError(body.into())));
+        let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
+        assert_eq!(failure.cause, FailureCause::Transient);
+        let error = DataFusionError::from(ArrowError::IpcError("Unexpected magic".into()));
+        let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
+        assert_eq!(failure.cause, FailureCause::Engine);
         let error = DataFusionError::Execution("division by zero".into());
         let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
         assert_eq!(failure.cause, FailureCause::Engine);
