@@ -150,24 +150,14 @@ impl Place {
                 let advice = format!("there is no bucket `{bucket}` at {server}: make it, or correct {root}");
                 return self.generic(advice, false, error);
             }
-            Error::PermissionDenied { path, source } | Error::Unauthenticated { path, source } => {
-                let code = code_in(&source.to_string());
-                let credentials = cloud.credentials();
-                (
-                    format!("{server} refuses {root}/{path}{code}: {credentials}, with the rights for it"),
-                    false,
-                )
+            Error::PermissionDenied { path, .. } | Error::Unauthenticated { path, .. } => {
+                (self.refused(&format!("{root}/{path}"), &text), false)
             }
             Error::Generic { .. } if text.contains("169.254.") || text.contains("metadata.google.internal") => {
                 (format!("no credentials for {root}: {}", cloud.credentials()), false)
             }
             Error::Generic { .. } if REFUSALS.iter().any(|status| text.contains(status)) => {
-                let credentials = cloud.credentials();
-                let code = code_in(&text);
-                (
-                    format!("{server} refuses {root}{code}: {credentials}, with the rights for it"),
-                    false,
-                )
+                (self.refused(root, &text), false)
             }
             Error::Generic { .. } if text.contains("URL scheme is not allowed") => (
                 format!("{server} is plain http: set AWS_ALLOW_HTTP=true where the network is trusted, or use https"),
@@ -187,6 +177,11 @@ impl Place {
             _ => return error,
         };
         self.generic(advice, transient, error)
+    }
+
+    fn refused(&self, what: &str, text: &str) -> String {
+        let (server, code, credentials) = (&self.server, code_in(text), self.cloud.credentials());
+        format!("{server} refuses {what}{code}: {credentials}, with the rights for it")
     }
 
     fn generic(&self, advice: String, transient: bool, source: Error) -> Error {
