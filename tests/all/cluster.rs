@@ -143,13 +143,6 @@ fn a_worker_that_is_told_to_stop_fails_no_build() -> Result<()> {
     Ok(())
 }
 
-/// Versions of the corpus `text`: commits in its log.
-fn versions(place: &Place) -> Result<usize> {
-    let log = std::fs::read_dir(place.home().join("warehouse/text/_delta_log"))?;
-    let names = log.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| name.ends_with(".json")).count())
-}
-
 #[test]
 fn a_coordinator_that_dies_anywhere_goes_on_to_one_version() -> Result<()> {
     let expected = embedded(SQL)?;
@@ -176,7 +169,7 @@ fn a_coordinator_that_dies_anywhere_goes_on_to_one_version() -> Result<()> {
             let digest = sandbox.digest_of(ended).with_context(|| failpoint.to_owned())?;
             assert_eq!(digest, expected, "{failpoint}\n{}", sandbox.logs());
         }
-        assert_eq!(versions(sandbox.place())?, 1, "{failpoint}");
+        assert_eq!(sandbox.place().commits("text")?, 1, "{failpoint}");
         let shown = Program::new(sandbox.place(), &["show", "text", "-o", "json"])?.run()?;
         let shown: serde_json::Value = serde_json::from_str(&shown.succeeded()?)?;
         assert_eq!(shown["digest"], expected.as_str(), "{failpoint}");
@@ -200,7 +193,7 @@ fn a_worker_that_stands_still_does_not_hold_a_build() -> Result<()> {
     // It takes part again, as a new executor.
     sandbox.wait_for_joins(0, 2)?;
     assert_eq!(sandbox.digest("text.sql")?, expected);
-    assert_eq!(versions(sandbox.place())?, 1);
+    assert_eq!(sandbox.place().commits("text")?, 1);
     Ok(())
 }
 

@@ -26,12 +26,6 @@ CREATE OR REFRESH CORPUS c (PRIMARY KEY (id)) WITH (shards = 2) AS
 const PLAIN: &str = "CREATE CORPUS c (PRIMARY KEY (id)) WITH (shards = 2) AS
   SELECT value AS id, value AS more FROM generate_series(1, 20);";
 
-fn commits(place: &Place) -> Result<usize> {
-    let log = std::fs::read_dir(place.home().join("warehouse/c/_delta_log"))?;
-    let names = log.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| name.ends_with(".json")).count())
-}
-
 fn count(place: &Place) -> Result<Value> {
     let out = Program::new(place, &["run", "-c", "SELECT count(*) AS n FROM c", "-o", "json"])?;
     let rows: Value = serde_json::from_str(&out.run()?.succeeded()?)?;
@@ -62,7 +56,7 @@ fn a_foreign_commit_in_the_middle_of_a_build_is_a_conflict() -> Result<()> {
         "{error}"
     );
     assert_eq!(
-        commits(&place)?,
+        place.commits("c")?,
         2,
         "the first version, and what was committed from outside"
     );
@@ -88,7 +82,7 @@ fn a_foreign_commit_in_the_middle_of_a_build_is_a_conflict() -> Result<()> {
     assert_eq!(count(&place)?, 20, "the definition is still the first one");
     run(&["run", "meddled.sql"])?.succeeded()?;
     assert_eq!(count(&place)?, 30);
-    assert_eq!(commits(&place)?, 4);
+    assert_eq!(place.commits("c")?, 4);
     run(&["verify", "c"])?.succeeded()?;
     // The row of the foreign commit is in no version of ours, for other readers either.
     let read = "import sys, os, deltalake\n\
@@ -131,6 +125,6 @@ fn a_delta_table_of_somebody_else_is_left_alone() -> Result<()> {
         error.contains("corpusmill did not make") && error.contains("c.sql:1"),
         "{error}"
     );
-    assert_eq!(commits(&place)?, 1);
+    assert_eq!(place.commits("c")?, 1);
     Ok(())
 }

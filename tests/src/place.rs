@@ -43,6 +43,16 @@ impl Place {
         self.folder.path()
     }
 
+    /// How many commits the log of a corpus in the home has.
+    ///
+    /// # Errors
+    /// When there is no such log.
+    pub fn commits(&self, corpus: &str) -> Result<usize> {
+        let log = std::fs::read_dir(self.home().join(format!("warehouse/{corpus}/_delta_log")))?;
+        let names = log.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| name.ends_with(".json")).count())
+    }
+
     /// The home in it, which nobody has made yet.
     pub fn home(&self) -> PathBuf {
         self.path().join("home")
