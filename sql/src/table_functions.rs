@@ -21,6 +21,7 @@ mod media_duplicates;
 pub(crate) mod ml_predict;
 mod near_duplicates;
 pub(crate) mod read_blob;
+mod relation;
 
 use std::sync::Arc;
 

@@ -311,14 +311,3 @@ fn text_of(value: &ast::Expr) -> Option<String> {
         _ => None,
     }
 }
-
-/// Adds columns to a relation, in place of columns of the same names.
-pub(super) fn kept_columns(input: &LogicalPlan, added: &[&str]) -> Vec<Expr> {
-    input
-        .schema()
-        .columns()
-        .into_iter()
-        .filter(|column| !added.contains(&column.name()))
-        .map(Expr::Column)
-        .collect()
-}

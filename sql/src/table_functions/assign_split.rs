@@ -31,8 +31,9 @@ use datafusion::logical_expr::{
     WindowFunctionDefinition, cast, ident, lit, when,
 };
 
-use super::arguments::{Arguments, kept_columns};
+use super::arguments::Arguments;
 use super::fault;
+use super::relation::{kept_columns, on, over_all};
 use crate::functions::group_components::{self, COMPONENT, NODE};
 use crate::functions::{content_id, split_of};
 
@@ -72,15 +73,7 @@ pub(super) fn plan(mut arguments: Arguments, context: &mut dyn RelationPlannerCo
     };
     output.push(ident(CHOSEN).alias(SPLIT));
     LogicalPlanBuilder::from(rows)
-        .join(
-            split,
-            JoinType::Left,
-            (
-                vec![Column::new_unqualified(ROW_COMPONENT)],
-                vec![Column::new_unqualified(ID)],
-            ),
-            None,
-        )?
+        .join(split, JoinType::Left, on(ROW_COMPONENT, ID), None)?
         .project(output)?
         .build()
 }
@@ -186,17 +179,9 @@ fn with_components(input: LogicalPlan, options: &Options) -> Result<LogicalPlan>
         })
         .chain([coalesce(vec![ident(COMPONENT), ident(ID)]).alias(ROW_COMPONENT)])
         .collect();
-    rows.join(
-        components,
-        JoinType::Left,
-        (
-            vec![Column::new_unqualified(FIRST_NODE)],
-            vec![Column::new_unqualified(NODE)],
-        ),
-        None,
-    )?
-    .project(names)?
-    .build()
+    rows.join(components, JoinType::Left, on(FIRST_NODE, NODE), None)?
+        .project(names)?
+        .build()
 }
 
 /// `node`, `component` for every id.
@@ -238,16 +223,8 @@ fn simple(rows: LogicalPlan, options: &Options, mut output: Vec<Expr>) -> Result
         output.push(split.alias(SPLIT));
         return LogicalPlanBuilder::from(rows).project(output)?.build();
     };
-    let over_component = |function, argument: Expr, name: &str| -> Result<Expr> {
-        Ok(Expr::from(WindowFunction::new(
-            WindowFunctionDefinition::AggregateUDF(function),
-            vec![argument],
-        ))
-        .partition_by(vec![ident(ROW_COMPONENT)])
-        .window_frame(WindowFrame::new(None))
-        .build()?
-        .alias(name))
-    };
+    let over_component =
+        |function, argument: Expr, name: &str| over_all(function, argument, ident(ROW_COMPONENT), name);
     let oldest = over_component(min_udaf(), ident(TIME), BEFORE)?;
     let nulls = over_component(sum_udaf(), null_count_term()?, TOTAL)?;
     let early = is_early(ident(BEFORE), ident(TOTAL).gt(lit(0i64)), after);

@@ -15,12 +15,10 @@ use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::functions_aggregate::min_max::min_udaf;
 use datafusion::functions_window::expr_fn::first_value;
 use datafusion::functions_window::row_number::row_number;
-use datafusion::logical_expr::expr::{Sort, WindowFunction};
-use datafusion::logical_expr::{
-    Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, WindowFrame, WindowFunctionDefinition, ident, lit, when,
-};
+use datafusion::logical_expr::expr::Sort;
+use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
-use super::arguments::kept_columns;
+use super::relation::{kept_columns, on, over_all};
 use crate::functions::{content_hash, content_id, duplicate_links, order_key};
 
 /// Names of the columns of [`nodes`].
@@ -174,15 +172,7 @@ impl Rows {
             let window = function.partition_by(vec![ident(CLUSTER)]).order_by(in_order());
             Ok::<Expr, datafusion::error::DataFusionError>(window.build()?.alias(name))
         };
-        let smallest = Expr::from(WindowFunction::new(
-            WindowFunctionDefinition::AggregateUDF(min_udaf()),
-            vec![ident(CONTENT)],
-        ));
-        let smallest = smallest
-            .partition_by(vec![ident(CLUSTER)])
-            .window_frame(WindowFrame::new(None))
-            .build()?
-            .alias(CLUSTER_ID);
+        let smallest = over_all(min_udaf(), ident(CONTENT), ident(CLUSTER), CLUSTER_ID)?;
         let windows = vec![
             of_cluster(row_number(), PLACE)?,
             of_cluster(first_value(ident(RANK)), CLUSTER_RANK)?,
@@ -232,11 +222,4 @@ fn links(verified: LogicalPlan, shape: ClusterShape) -> Result<LogicalPlan> {
             field("linked", LINKED),
         ])?
         .build()
-}
-
-fn on(left: &str, right: &str) -> (Vec<Column>, Vec<Column>) {
-    (
-        vec![Column::new_unqualified(left)],
-        vec![Column::new_unqualified(right)],
-    )
 }

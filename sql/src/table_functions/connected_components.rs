@@ -6,15 +6,13 @@
 //!
 //! Memory is that of the nodes (about 40 bytes each, in one task), not of the edges.
 
-use datafusion::common::{Column, JoinType, Result};
+use datafusion::common::{JoinType, Result};
 use datafusion::functions_aggregate::min_max::min_udaf;
-use datafusion::logical_expr::expr::WindowFunction;
-use datafusion::logical_expr::{
-    Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, WindowFrame, WindowFunctionDefinition, ident, when,
-};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, when};
 
 use super::arguments::Arguments;
 use super::assign_split::components_of_ids;
+use super::relation::{on, over_all};
 use crate::functions::content_id;
 use crate::functions::group_components::{COMPONENT, NODE};
 
@@ -34,26 +32,13 @@ pub(super) fn plan(mut arguments: Arguments) -> Result<LogicalPlan> {
             .project(vec![column.clone().alias(VALUE)])?
             .build()
     };
-    let smallest = Expr::from(WindowFunction::new(
-        WindowFunctionDefinition::AggregateUDF(min_udaf()),
-        vec![ident(VALUE)],
-    ));
-    let smallest = smallest
-        .partition_by(vec![ident(COMPONENT)])
-        .window_frame(WindowFrame::new(None))
-        .build()?
-        .alias(SMALLEST);
+    let smallest = over_all(min_udaf(), ident(VALUE), ident(COMPONENT), SMALLEST)?;
     LogicalPlanBuilder::from(values(&source)?)
         .union(values(&target)?)?
         .filter(ident(VALUE).is_not_null())?
         .distinct()?
         .project(vec![ident(VALUE), content_id().call(vec![ident(VALUE)]).alias(ID)])?
-        .join(
-            components,
-            JoinType::Inner,
-            (vec![Column::new_unqualified(ID)], vec![Column::new_unqualified(NODE)]),
-            None,
-        )?
+        .join(components, JoinType::Inner, on(ID, NODE), None)?
         .project(vec![ident(VALUE), ident(COMPONENT)])?
         .window(vec![smallest])?
         .project(vec![ident(VALUE).alias("node"), ident(SMALLEST).alias("component")])?

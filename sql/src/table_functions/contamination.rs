@@ -17,8 +17,9 @@ use datafusion::functions_aggregate::expr_fn::{count, min};
 use datafusion::functions_window::row_number::row_number;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 
-use super::arguments::{Arguments, kept_columns};
+use super::arguments::Arguments;
 use super::fault;
+use super::relation::{kept_columns, on};
 use crate::functions::{contamination, content_hash};
 
 const NODE: &str = "__eval_node";
@@ -108,13 +109,6 @@ fn text_name(text: &Expr) -> &str {
         Expr::Column(column) => column.name(),
         _ => "",
     }
-}
-
-fn on(left: &str, right: &str) -> (Vec<Column>, Vec<Column>) {
-    (
-        vec![Column::new_unqualified(left)],
-        vec![Column::new_unqualified(right)],
-    )
 }
 
 /// [`NODE`], [`OTHER`], [`OTHER_KEY`], [`SHARE`], [`SPANS`] of the pairs that overlap enough.

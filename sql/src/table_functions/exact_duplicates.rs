@@ -10,8 +10,9 @@ use datafusion::functions_window::row_number::row_number;
 use datafusion::logical_expr::planner::RelationPlannerContext;
 use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
-use super::arguments::{Arguments, kept_columns};
+use super::arguments::Arguments;
 use super::fault;
+use super::relation::kept_columns;
 use crate::functions::content_id;
 
 const CLUSTER: &str = "dup_cluster_id";

@@ -11,8 +11,9 @@ use datafusion::common::Result;
 use datafusion::functions_nested::expr_fn::{array_element, array_max, array_position, make_array};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, ident, lit};
 
-use super::arguments::{Arguments, kept_columns};
+use super::arguments::Arguments;
 use super::fault;
+use super::relation::kept_columns;
 use crate::models::{self, ModelValue};
 
 /// Its name in SQL.
