@@ -41,8 +41,10 @@ demo: ## Generates posts, builds a corpus from them by SQL, and trains PyTorch o
 test: ## Runs all tests: Rust, SQL, command line, Python
 	@$(STEP) "system packages" tools/setup system
 	@tools/background start "Python environment (PyTorch is large)" tools/setup venv
+	@tools/background start "Azure's storage emulator" tools/setup azurite
 	@$(STEP) "tests, compiled (the first time: DataFusion, some ten minutes)" tools/test compile $(WORKSPACE)
 	@tools/background wait "Python environment (PyTorch is large)"
+	@tools/background wait "Azure's storage emulator"
 	@$(STEP) "Python package" tools/python-package "$(PACKAGE)"
 	@$(STEP) "tests" tools/test run $(WORKSPACE)
 

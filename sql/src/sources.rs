@@ -6,6 +6,7 @@ mod delta;
 mod diagnose;
 mod external;
 mod files;
+pub(crate) mod location;
 pub(crate) mod stores;
 
 pub use files::{DataFile, FileTable};

@@ -8,12 +8,14 @@
 //! ```
 //! To add a test of SQL, add a file to `slt/`; to add one of the program, a function in `all/`, which is one binary.
 
+mod azure;
 mod database;
 mod place;
 mod program;
 mod s3;
 mod sandbox;
 
+pub use azure::Azurite;
 pub use database::{Answer, Database, run_on, without_paths};
 pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};

@@ -119,12 +119,17 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     found.exists().then_some(found)
 }
 
+/// The folder in which `make` keeps what it installs.
+pub(crate) fn cache() -> Option<PathBuf> {
+    match std::env::var_os("CORPUSMILL_CACHE") {
+        Some(cache) => Some(PathBuf::from(cache)),
+        None => Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/corpusmill")),
+    }
+}
+
 /// The Python of the cached virtual environment when it has all of `modules`, else that of the benches' when it has.
 pub fn python(modules: &[&str]) -> Option<PathBuf> {
-    let cache = match std::env::var_os("CORPUSMILL_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/corpusmill"),
-    };
+    let cache = cache()?;
     let python = match std::env::var_os("CORPUSMILL_PYTHON") {
         Some(python) => PathBuf::from(python),
         None => cache.join("venv/bin/python"),

@@ -90,6 +90,11 @@ impl S3 {
         Ok(serde_json::from_value(keys)?)
     }
 
+    /// Address of S3, through the proxy.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Address of the web server.
     pub fn web(&self) -> &str {
         &self.web

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
-use datafusion::catalog::TableProviderFactory;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::listing::ListingTableUrl;
-use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::logical_expr::{CreateExternalTable as EngineTable, DdlStatement, LogicalPlan};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -17,7 +15,7 @@ use crate::catalog::Scope;
 use crate::error::{Fault, Result, SqlError, engine_message, nearest};
 use crate::session::Session;
 use crate::source_text::SqlText;
-use crate::sources::delta;
+use crate::sources::{delta, location};
 use crate::statement::CreateExternalTable;
 
 /// Names that the nearest is looked for in.
@@ -50,24 +48,21 @@ pub(crate) async fn open_external_table(
         )));
     };
     check_files_exist(session, &definition, &table.name, text).await?;
-    ListingTableFactory::new()
-        .create(&state, &definition)
-        .await
-        .map_err(|error| {
-            SqlError::Source(
-                Fault::at(
-                    text,
-                    Some(text.start),
-                    format!(
-                        "table '{}' cannot be opened as {}: {}",
-                        table.name,
-                        table.format,
-                        engine_message(&error)
-                    ),
-                )
-                .with_cause(error),
+    location::listing_table(&state, &definition).await.map_err(|error| {
+        SqlError::Source(
+            Fault::at(
+                text,
+                Some(text.start),
+                format!(
+                    "table '{}' cannot be opened as {}: {}",
+                    table.name,
+                    table.format,
+                    engine_message(&error)
+                ),
             )
-        })
+            .with_cause(error),
+        )
+    })
 }
 
 /// The engine takes a location without files for an empty table; a person mistyped a path.
@@ -84,7 +79,7 @@ async fn check_files_exist(session: &Session, definition: &EngineTable, name: &s
                 .with_help("paths are relative to the folder that corpusmill runs in; a folder ends with '/'"),
             )
         };
-        let url = ListingTableUrl::parse(location)
+        let url = location::parse(location)
             .map_err(|error| missing(format!("'{location}' is not a path or URL: {error}")))?;
         let cannot = |error: DataFusionError| {
             if is_missing(&error) {

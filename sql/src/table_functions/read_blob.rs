@@ -17,9 +17,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, exec_datafusion_err, exec_err};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::listing::{
-    ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl, PartitionedFile,
-};
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, PartitionedFile};
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::source::DataSourceExec;
@@ -43,6 +41,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::arguments::Arguments;
+use crate::sources::location;
 
 /// Largest file that fits a `Binary` value, in bytes.
 const BYTES_MAX: u64 = i32::MAX as u64;
@@ -77,7 +76,7 @@ struct BlobTable {
 
 impl BlobTable {
     fn new(pattern: &str) -> Result<BlobTable> {
-        let url = ListingTableUrl::parse(pattern)?;
+        let url = location::parse(pattern)?;
         let format = BlobFormat {
             written: written_folder(pattern),
             prefix: url.prefix().to_string(),
