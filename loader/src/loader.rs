@@ -191,10 +191,11 @@ impl PyLoader {
         Ok(())
     }
 
-    /// The position as JSON.
-    fn state(&self, py: Python<'_>) -> Result<String> {
+    /// The position as JSON: that of the next batch, or of another step.
+    #[pyo3(signature = (step=None))]
+    fn state(&self, py: Python<'_>, step: Option<u64>) -> Result<String> {
         check_process(&self.origin.plan)?;
-        let step = self.position().step;
+        let step = step.unwrap_or_else(|| self.position().step);
         Ok(py.detach(|| self.origin.plan.state(step))?.to_json())
     }
 

@@ -141,7 +141,7 @@ class Loader:
             threads,
             wanted,
             source,
-            _job() if job is None else job,
+            job_of_launcher() if job is None else job,
             transport,
             patience_s,
         )
@@ -201,12 +201,13 @@ class Loader:
         """Transport and worker of a stream from a ``source``; None before the first batch and without one."""
         return self._native.served_by()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, step: int | None = None) -> dict[str, Any]:
         """The position as a few numbers and texts: the same on all ranks, and valid for any world size.
 
-        It counts what was handed to the consumer, not what was made ahead.
+        It counts what was handed to the consumer, not what was made ahead. A consumer that takes batches before it
+        trains on them says the ``step`` that it wants to go on at.
         """
-        state: dict[str, Any] = json.loads(self._native.state())
+        state: dict[str, Any] = json.loads(self._native.state(step))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -222,6 +223,13 @@ class Loader:
         self._native.load_state(json.dumps(dict(state)))
         self._exhausted = False
         self._in_pass = False
+
+    def follow(self, step: int | None) -> None:
+        """Goes to ``step`` without making its batch, for a rank that gets its batches from another; None: the end."""
+        if step is None:
+            self._exhausted = True
+        else:
+            self._native.seek(step)
 
     def provenance(self, step: int) -> list[dict[str, Any]]:
         """The rows of a step's global batch, see `Plan.provenance`."""
@@ -266,7 +274,7 @@ class Loader:
         self.load_state_dict(saved["state"])
 
 
-def _job() -> str | None:
+def job_of_launcher() -> str | None:
     """The name of the run, as launchers give it to all its processes."""
     for variable in ("CORPUSMILL_JOB", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
         name = os.environ.get(variable, "none")

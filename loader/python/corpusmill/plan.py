@@ -180,6 +180,12 @@ class Plan:
         return self._native.sources
 
     @property
+    def pack(self) -> int | None:
+        """Tokens of a packed sequence; None for a plan that does not pack."""
+        length: int | None = self._arguments["pack"]
+        return length
+
+    @property
     def columns(self) -> list[str]:
         """The further columns that batches have."""
         return list(self._arguments["columns"])

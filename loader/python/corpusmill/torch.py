@@ -12,7 +12,7 @@ A `Loader` can be iterated as it is, or be the dataset of ``torch.utils.data.Dat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,12 @@ from corpusmill.batch import Batch, Ragged
 from corpusmill.errors import PlanError
 from corpusmill.loader import Loader as _NumpyLoader
 from corpusmill.loader import Stats
+from corpusmill.loader import job_of_launcher
+from corpusmill.mesh import Kind, Layout, Place, same_plan
 from corpusmill.plan import Plan
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["Loader"]
 
@@ -44,6 +49,14 @@ class Loader(IterableDataset[dict[str, Any]]):
         Copies tensors to page-locked memory, so that ``to(device, non_blocking=True)`` overlaps with compute.
     device
         Moves tensors there (with ``non_blocking=True`` from pinned memory).
+    mesh
+        A `DeviceMesh` in place of ``rank`` and ``world``: data-parallel ranks get packs of their own, context-parallel
+        ones their slice of each pack (with ``labels``, the next tokens), tensor-parallel peers share one fetch, and
+        pipeline stages between the first and the last get positions and bounds without tokens. See `corpusmill.mesh`.
+    mesh_dims
+        What the dimensions of the mesh are, where their names do not say it: ``{"replica": "dp"}``.
+    cp_layout
+        How context-parallel ranks cut a pack: ``"contiguous"``, or ``"zigzag"``, balanced for causal attention.
     """
 
     def __init__(
@@ -61,8 +74,22 @@ class Loader(IterableDataset[dict[str, Any]]):
         job: str | None = None,
         transport: Literal["auto", "shm", "rdma", "tcp"] = "auto",
         patience_s: float = 60.0,
+        mesh: DeviceMesh | None = None,
+        mesh_dims: Mapping[str, Kind] | None = None,
+        cp_layout: Layout = "contiguous",
     ) -> None:
         super().__init__()
+        self._place = Place()
+        self._layout: Layout = cp_layout
+        if mesh is not None:
+            if (rank, world) != (0, 1):
+                raise PlanError("a mesh says rank and world itself: leave them out")
+            self._place = Place.of(mesh, mesh_dims)
+            rank, world = self._place.dp
+            self._place.check_length(plan.pack, cp_layout)
+            fields = self._place.fields(None if fields is None else list(fields), plan.pack is not None)
+            job = self._place.job(job_of_launcher() if job is None else job)
+            same_plan(mesh, plan.hash, f"{self._place.dp[1]} {cp_layout}")
         if pin_memory and not torch.cuda.is_available():
             raise PlanError("pin_memory=True needs a CUDA device, and torch sees none: leave it out")
         self._inner = _NumpyLoader(
@@ -101,19 +128,30 @@ class Loader(IterableDataset[dict[str, Any]]):
         return self
 
     def __next__(self) -> dict[str, Any]:
-        batch = next(self._inner)
-        fields = batch if self._fields is None else self._fields
-        out: dict[str, Any] = {field: self._tensor(field, batch) for field in fields}
-        out["step"] = batch.step
-        return out
+        if self._place.peers is None:
+            return self._place.cut(self._tensors(next(self._inner)), self._layout)
+        made: dict[str, Any] | BaseException | None = None
+        if self._place.fetches:
+            try:
+                made = self._place.cut(self._tensors(next(self._inner)), self._layout)
+            except StopIteration:
+                pass
+            except Exception as error:  # The peers wait for this rank: they end with its error.
+                made = error
+        batch = self._place.share(made)
+        if not self._place.fetches:
+            self._inner.follow(None if batch is None else batch["step"] + 1)
+        if batch is None:
+            raise StopIteration
+        return batch
 
     def __len__(self) -> int:
         """Batches of a pass of a finite plan, from step 0."""
         return len(self._inner)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, step: int | None = None) -> dict[str, Any]:
         """The position; see `corpusmill.Loader.state_dict`."""
-        return self._inner.state_dict()
+        return self._inner.state_dict(step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where ``state_dict`` was taken; see `corpusmill.Loader.load_state_dict`."""
@@ -126,6 +164,12 @@ class Loader(IterableDataset[dict[str, Any]]):
     def stats(self) -> Stats:
         """Counts and times since the loader was made."""
         return self._inner.stats()
+
+    def _tensors(self, batch: Batch) -> dict[str, Any]:
+        fields = batch if self._fields is None else self._fields
+        out: dict[str, Any] = {field: self._tensor(field, batch) for field in fields}
+        out["step"] = batch.step
+        return out
 
     def _tensor(self, field: str, batch: Batch) -> Any:
         value = batch[field]
