@@ -21,6 +21,7 @@
 //! 2. Add its `mod` line and its name to the lists below.
 //! 3. Give it a SQL name in the `sql` crate.
 
+mod agreement;
 pub mod contamination;
 pub mod duplicate_links;
 mod error;
@@ -39,6 +40,7 @@ pub mod text;
 mod tokenize;
 pub mod union_find;
 
+pub use agreement::Agreement;
 pub use error::{KernelError, Result};
 pub use exact_sum::ExactSum;
 pub use lang::{UNDETERMINED, lang_fields, lang_id};

@@ -2,6 +2,7 @@
 //!
 //! To add a function: write `functions/NAME.rs` with `pub(crate) fn function() -> …`, and add one line to [`all`].
 
+mod agreement;
 pub(crate) mod contamination;
 mod content_hash;
 pub(crate) mod duplicate_links;
@@ -81,6 +82,8 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(tokenize::tokenize()),
         Function::Scalar(tokenize::token_count()),
         Function::Scalar(tokenize::detokenize()),
+        Function::Aggregate(agreement::alpha()),
+        Function::Aggregate(agreement::kappa()),
         Function::Aggregate(duplicate_links::function()),
         Function::Aggregate(exact_sum::sum()),
         Function::Aggregate(exact_sum::avg()),
