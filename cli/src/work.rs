@@ -35,6 +35,9 @@ pub(crate) struct Work {
     /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9465 [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
+    /// Where corpora and streams are served to clients of Arrow Flight, such as 127.0.0.1:50060 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    flight: Option<SocketAddr>,
     /// Tasks side by side [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     vcores: Option<u32>,
@@ -60,6 +63,7 @@ pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     let mut working = WorkerOptions::new(options.coordinator);
     working.host = options.host;
     working.health = options.health;
+    working.flight = options.flight;
     working.vcores = options.vcores.map(|n| n as usize);
     working.memory_limit_bytes = options.memory_limit.map(|bytes| bytes as u64);
     working.work_dir = options.work_dir;

@@ -79,9 +79,9 @@ class Cluster:
         self.address = line.removeprefix("http://")
         return process
 
-    def start_worker(self) -> subprocess.Popen[str]:
+    def start_worker(self, *more: str) -> subprocess.Popen[str]:
         work = self.home / f"work-{len(self.processes)}"
-        return self._start("worker", "--coordinator", f"http://{self.address}", "--work-dir", str(work))
+        return self._start("worker", "--coordinator", f"http://{self.address}", "--work-dir", str(work), *more)
 
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.home.glob("log-*")))

@@ -69,12 +69,12 @@ pub struct Desk {
     server: Server,
     token: Token,
     endpoint: Endpoint,
-    shared: Arc<Shared>,
+    shared: Arc<Library>,
 }
 
-/// What all sessions share.
+/// What a worker serves from, whoever asks: the corpora of the coordinator's warehouse, and the plans that are open.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub struct Library {
     options: DeskOptions,
     /// Where the corpora are, once the coordinator has said it.
     warehouse: watch::Sender<Option<String>>,
@@ -110,7 +110,7 @@ impl Desk {
         serving.slot_bytes_max = SLOT_BYTES_MAX;
         serving.memory_bytes_max = options.slots_bytes;
         let server = Server::bind(serving).await?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Library {
             lanes: Arc::new(Semaphore::new(options.lanes.max(1))),
             options,
             warehouse: watch::Sender::new(None),
@@ -128,6 +128,12 @@ impl Desk {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// What it serves from.
+    #[must_use]
+    pub fn library(&self) -> Arc<Library> {
+        self.shared.clone()
     }
 
     /// Serves until `shutdown`; sessions then end, and trainers go on with another worker.
@@ -156,7 +162,7 @@ impl Desk {
 }
 
 /// Offers to serve, again whenever the call ends, for ever.
-async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token: &Token) {
+async fn offer(shared: &Library, endpoint: &Endpoint, address: SocketAddr, token: &Token) {
     let request = OfferRequest {
         worker: shared.options.name.clone(),
         address: address.to_string(),
@@ -189,9 +195,15 @@ async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token:
     }
 }
 
-impl Shared {
+impl Library {
+    /// Bounds the batches that are assembled at once, over all sessions.
+    #[must_use]
+    pub fn lanes(&self) -> Arc<Semaphore> {
+        self.lanes.clone()
+    }
+
     /// Where the corpora are; waits until the coordinator has said it once.
-    pub(crate) async fn warehouse(&self) -> String {
+    pub async fn warehouse(&self) -> String {
         let mut warehouse = self.warehouse.subscribe();
         let known = warehouse.wait_for(Option::is_some).await;
         known.ok().and_then(|w| w.clone()).unwrap_or_default()
@@ -201,7 +213,7 @@ impl Shared {
     ///
     /// # Errors
     /// Those of [`OpenPlan::open`].
-    pub(crate) fn plan(&self, arguments: &str, warehouse: String) -> Result<Arc<OpenPlan>, BatchError> {
+    pub fn plan(&self, arguments: &str, warehouse: String) -> Result<Arc<OpenPlan>, BatchError> {
         let key = format!("{warehouse}\n{arguments}");
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let known = plans.open.get(&key).and_then(Weak::upgrade);

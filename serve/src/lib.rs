@@ -25,7 +25,7 @@ mod link;
 mod ranking;
 mod session;
 
-pub use desk::{Desk, DeskOptions};
+pub use desk::{Desk, DeskOptions, Library};
 pub use directory::Directory;
 pub use error::{Result, ServeError};
 pub use feed::{Feed, FeedOptions, FeedStats};

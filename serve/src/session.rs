@@ -12,7 +12,7 @@ use futures::stream::FuturesOrdered;
 use prost::Message as _;
 
 use crate::delivery;
-use crate::desk::Shared;
+use crate::desk::Library;
 use crate::error::{Result, ServeError};
 
 /// Steps of a session that are assembled side by side; what waits for a slot is bounded by it too.
@@ -23,7 +23,7 @@ const LAST_FREES: Duration = Duration::from_secs(600);
 const SLABS_MAX: usize = 32;
 
 /// Serves one trainer until the plan ends or the session does.
-pub(crate) async fn run(shared: &Arc<Shared>, exporter: &Exporter) {
+pub(crate) async fn run(shared: &Arc<Library>, exporter: &Exporter) {
     let (peer, kind) = (exporter.peer().to_owned(), exporter.kind());
     match serve(shared, exporter).await {
         Ok(()) => tracing::info!(peer, %kind, "a stream ended"),
@@ -31,7 +31,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, exporter: &Exporter) {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, exporter: &Exporter) -> Result<()> {
+async fn serve(shared: &Arc<Library>, exporter: &Exporter) -> Result<()> {
     let read = Read::decode(&exporter.application()[..]).map_err(|e| {
         ServeError::Protocol(format!(
             "{}: what it wants to read cannot be read: {e}",
@@ -53,7 +53,7 @@ async fn serve(shared: &Arc<Shared>, exporter: &Exporter) -> Result<()> {
 }
 
 /// Opens the plan, and checks that it is the trainer's.
-fn assembler(shared: &Shared, read: &Read, warehouse: String) -> Result<Assembler, BatchError> {
+fn assembler(shared: &Library, read: &Read, warehouse: String) -> Result<Assembler, BatchError> {
     let plan: Arc<OpenPlan> = shared.plan(&read.plan, warehouse)?;
     if plan.order().hash() != read.plan_hash {
         return Err(BatchError::Plan(format!(
@@ -75,7 +75,7 @@ fn assembler(shared: &Shared, read: &Read, warehouse: String) -> Result<Assemble
 /// A step that was assembled, `None` behind the last.
 type Made = Result<Option<EncodedBatch>, BatchError>;
 
-async fn stream(shared: &Arc<Shared>, exporter: &Exporter, assembler: Arc<Assembler>, first: u64) -> Result<()> {
+async fn stream(shared: &Arc<Library>, exporter: &Exporter, assembler: Arc<Assembler>, first: u64) -> Result<()> {
     let make = |step: u64| {
         let (assembler, lanes) = (assembler.clone(), shared.lanes.clone());
         async move {

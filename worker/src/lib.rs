@@ -9,7 +9,8 @@
 //!           │ stopped: the coordinator is gone, or took it for lost
 //!           └──────► Join again, as a new executor
 //! ```
-//! Beside its tasks it serves batches to trainers: `serve::Desk`, which is known to the coordinator by a call of its own.
+//! Beside its tasks it serves batches to trainers: `serve::Desk`, which is known to the coordinator by a call of its own,
+//! and on request corpora and streams to any client of Arrow Flight.
 //! A worker keeps nothing: what it held is lost when it stops, and the coordinator runs again what depended on it.
 //!
 //! To give tasks something new to work with: the session in `environment.rs`, from which everything is taken.
@@ -17,6 +18,7 @@
 mod engine;
 mod environment;
 mod error;
+mod flight;
 mod folder;
 mod health;
 mod join;

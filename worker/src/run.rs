@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::StepEngine;
 use crate::environment::Environment;
 use crate::error::{Result, WorkerError};
+use crate::flight;
 use crate::folder::WorkFolder;
 use crate::health::Part;
 use crate::join::join;
@@ -51,6 +52,8 @@ pub struct WorkerOptions {
     pub slots_bytes: u64,
     /// Where health and metrics are told; loopback. Nowhere when `None`.
     pub health: Option<SocketAddr>,
+    /// Where corpora and streams are served to clients of Arrow Flight; loopback. Nowhere when `None`.
+    pub flight: Option<SocketAddr>,
 }
 
 impl WorkerOptions {
@@ -68,6 +71,7 @@ impl WorkerOptions {
             cache_bytes: 64 << 30,
             slots_bytes: 4 << 30,
             health: None,
+            flight: None,
         }
     }
 }
@@ -80,13 +84,7 @@ impl WorkerOptions {
 /// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when other machines
 /// could reach this one or an option does not fit, [`WorkerError::Folder`] when there is no place for shuffles.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: impl Fn(&str)) -> Result<()> {
-    if !options.host.is_loopback() {
-        return Err(WorkerError::Invalid(format!(
-            "the worker may not listen on {}: its ports cannot ask who calls, and whoever reaches them could run code \
-             here; listen on 127.0.0.1",
-            options.host
-        )));
-    }
+    check_loopback(options.host)?;
     let base = options
         .work_dir
         .clone()
@@ -102,6 +100,10 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
         None => None,
     };
     let desk = Desk::open(desk_options(&options, &base)).await?;
+    if let Some(address) = options.flight {
+        check_loopback(address.ip())?;
+        flight::serve(address, desk.library(), shutdown.clone()).await?;
+    }
     let serving = tokio::spawn(desk.run(shutdown.clone()));
     let ended = take_part(&options, &environment, &folder, &part, &shutdown, joined).await;
     if ended.is_err() {
@@ -110,6 +112,16 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
     // Sessions end with the token, or were just given up.
     let _ = serving.await;
     ended
+}
+
+fn check_loopback(host: IpAddr) -> Result<()> {
+    if host.is_loopback() {
+        return Ok(());
+    }
+    Err(WorkerError::Invalid(format!(
+        "the worker may not listen on {host}: its ports cannot ask who calls, and whoever reaches them could run code \
+         here; listen on 127.0.0.1"
+    )))
 }
 
 /// How the worker serves trainers; `base` is its folder for shuffles.

@@ -14,7 +14,7 @@ const THREADS_MAX: usize = 4;
 
 /// The arguments of a plan; see `corpusmill.Plan` in Python for the meaning of each.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Options {
     pub(crate) corpora: Vec<String>,
     pub(crate) weights: Option<BTreeMap<String, f64>>,
@@ -46,6 +46,40 @@ pub struct Options {
     pub(crate) memory_bytes: u64,
 }
 
+impl Default for Options {
+    /// The defaults of `corpusmill.Plan`, over no corpus.
+    fn default() -> Self {
+        Self {
+            corpora: Vec::new(),
+            weights: None,
+            warehouse: "./corpusmill-data/warehouse".into(),
+            seed: 0,
+            global_batch: 32,
+            pack: None,
+            long: "split".into(),
+            max_length: None,
+            pad: "longest".into(),
+            pad_id: 0,
+            tokens: Some("input_ids".into()),
+            ids: "int32".into(),
+            columns: Vec::new(),
+            filter: BTreeMap::new(),
+            balance: None,
+            weights_at: BTreeMap::new(),
+            shuffle: true,
+            epochs: None,
+            until: "all".into(),
+            last_batch: "partial".into(),
+            window_blocks: 8,
+            on_corrupt: "raise".into(),
+            fill: BTreeMap::new(),
+            cache_dir: None,
+            cache_bytes: 64 << 30,
+            memory_bytes: 1 << 30,
+        }
+    }
+}
+
 /// Where a plan's corpora are, and what reading them may take on this machine.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
@@ -60,7 +94,7 @@ pub struct Surroundings {
 }
 
 impl Options {
-    /// Reads the JSON of a plan's arguments.
+    /// Reads the JSON of a plan's arguments; what is left out has the default of `corpusmill.Plan`.
     ///
     /// # Errors
     /// Plan, naming the argument of the wrong type.
