@@ -175,6 +175,9 @@ pub(crate) struct Run {
     /// Memory that plans may hold before they spill, such as 512M or 8G; never changes a corpus
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory_limit: Option<usize>,
+    /// Disk that spilled rows may take, such as 200G; never changes a corpus [default: what the disk has]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) spill_limit: Option<usize>,
     /// Rows in a batch between operators; never changes a corpus
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) batch_size: Option<u32>,

@@ -141,6 +141,7 @@ impl Session {
             target_partitions: run.target_partitions.map(|n| n as usize),
             batch_size: run.batch_size.map(|n| n as usize),
             memory_limit_bytes: run.memory_limit,
+            spill_limit_bytes: run.spill_limit.map(|bytes| bytes as u64),
             as_of: run.as_of,
             ..self.options()
         })

@@ -44,6 +44,9 @@ pub(crate) struct Work {
     /// Memory that all tasks may hold before they spill, such as 512M or 8G [default: 70 % of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory_limit: Option<usize>,
+    /// Disk that spilled rows may take, such as 200G [default: what the disk has]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    spill_limit: Option<usize>,
     /// Folder for shuffles and spilled rows [default: in the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
@@ -66,6 +69,7 @@ pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     working.flight = options.flight;
     working.vcores = options.vcores.map(|n| n as usize);
     working.memory_limit_bytes = options.memory_limit.map(|bytes| bytes as u64);
+    working.spill_limit_bytes = options.spill_limit.map(|bytes| bytes as u64);
     working.work_dir = options.work_dir;
     working.cache_dir = options.block_cache;
     working.cache_bytes = options.block_cache_limit as u64;

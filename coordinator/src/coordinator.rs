@@ -153,6 +153,7 @@ impl Coordinator {
             batch_size: self.options.batch_size.unwrap_or(defaults.batch_size),
             memory_limit_bytes: self.options.memory_limit_bytes.or_else(half_of_memory),
             spill_dir: Some(self.options.spill_dir.clone().unwrap_or(spill)),
+            spill_limit_bytes: self.options.spill_limit_bytes,
         };
         let objects = std::sync::Arc::clone(&self.workspace.objects);
         let session = session(&options, objects)?;
@@ -167,10 +168,14 @@ impl Coordinator {
     }
 }
 
-/// Half of the machine's memory: what plans may hold before they spill, unless a person says otherwise.
+/// Half of the memory of the machine, or of the container: what plans may hold before they spill, unless a person says
+/// otherwise.
 fn half_of_memory() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
     let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 2 * 1024)
+    // "max" where the group has no limit.
+    let of_group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let of_group: Option<usize> = of_group.and_then(|text| text.trim().parse().ok());
+    Some(of_group.unwrap_or(usize::MAX).min(kib * 1024) / 2)
 }

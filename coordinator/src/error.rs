@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use corpusmill_corpus::{CorpusError, store_advice, store_message, store_retry};
-use corpusmill_operators::{OperatorError, chain, short_of_memory, with_sources};
+use corpusmill_operators::{OperatorError, chain, is_spill_limit, short_of_memory, with_sources};
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
 use deltalake_core::DeltaTableError;
@@ -108,8 +108,8 @@ pub enum CoordinatorError {
         /// The folder that was written to.
         location: String,
     },
-    /// An operator needs more memory than it may have, and cannot spill.
-    #[error("{place}: memory is short in {holder}: {message}; {fix}")]
+    /// An operator needs more memory than it may have, and cannot spill, or not so much.
+    #[error("{place}: {holder} may not hold or spill so much: {message}; {fix}")]
     OutOfMemory {
         /// The statement: what was being built.
         place: String,
@@ -284,7 +284,12 @@ impl CoordinatorError {
             place: place.to_owned(),
             holder: "this process".to_owned(),
             message: message.to_owned(),
-            fix: "raise --memory-limit, or lower --target-partitions or --batch-size: none of them changes a corpus",
+            fix: match is_spill_limit(message) {
+                true => "raise --spill-limit, or --memory-limit so that less is spilled: neither changes a corpus",
+                false => {
+                    "raise --memory-limit, or lower --target-partitions or --batch-size: none of them changes a corpus"
+                }
+            },
         }
     }
 }

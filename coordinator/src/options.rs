@@ -25,6 +25,8 @@ pub struct CoordinatorOptions {
     pub memory_limit_bytes: Option<usize>,
     /// Where spilled rows go; `HOME/spill` when `None`.
     pub spill_dir: Option<PathBuf>,
+    /// Bytes that spilled rows may take at once; as many as the disk has when `None`.
+    pub spill_limit_bytes: Option<u64>,
     /// Logical time of the builds, what `run_start()` gives; the time of the call when `None`. A build that goes on
     /// after a stop keeps the time it began with.
     pub as_of: Option<DateTime<Utc>>,
@@ -49,6 +51,7 @@ impl CoordinatorOptions {
             batch_size: None,
             memory_limit_bytes: None,
             spill_dir: None,
+            spill_limit_bytes: None,
             as_of: None,
             base_dir: None,
             cluster: None,

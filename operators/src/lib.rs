@@ -52,6 +52,8 @@ pub use predict::{Predict, Prediction};
 pub use predict_rule::PlanPredictions;
 pub use receipt::{Receipt, RowFile};
 pub use screen::{CLASS, COUNT, HASH, REASON, Reason, ReasonAction, SHARD, Screen, ScreenSpec, VERDICT, warn_column};
-pub use task_failure::{FailureCause, TaskFailure, causes, chain, object_in, short_of_memory, with_sources};
+pub use task_failure::{
+    FailureCause, TaskFailure, causes, chain, is_spill_limit, object_in, short_of_memory, with_sources,
+};
 pub use write_rows::{RowSink, WriteRows};
 pub use write_shards::{ShardSink, WriteShards};

@@ -24,7 +24,7 @@ pub enum FailureCause {
     Refused,
     /// The disk is full.
     DiskFull,
-    /// An operator needs more memory than it may have, and cannot spill.
+    /// An operator needs more memory than it may have, and cannot spill, or not so much.
     OutOfMemory,
     /// A machine, a network or a store failed: the same task may succeed when it is run again.
     Transient,
@@ -149,13 +149,18 @@ pub fn object_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
     })
 }
 
-/// What the engine says of an operator that needs more memory than it may have, when that is below `error`.
+/// What the engine says of an operator that needs more memory, or spills more, than it may, when that is below `error`.
 pub fn short_of_memory<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
     chain(error).find_map(|cause| match cause.downcast_ref::<DataFusionError>()? {
-        // A bound on spilled bytes is told in the same way.
-        DataFusionError::ResourcesExhausted(text) if !text.contains("disk space") => Some(text.as_str()),
+        DataFusionError::ResourcesExhausted(text) => Some(text.as_str()),
         _ => None,
     })
+}
+
+/// Whether it is the bound on spilled bytes that is reached: the engine tells both in one way.
+#[must_use]
+pub fn is_spill_limit(short: &str) -> bool {
+    short.contains("disk space")
 }
 
 fn of_io(error: &IoError) -> Option<FailureCause> {

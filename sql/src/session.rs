@@ -41,6 +41,8 @@ pub struct SessionOptions {
     pub memory_limit_bytes: Option<usize>,
     /// Where they spill; the system's temporary folder when not given.
     pub spill_dir: Option<PathBuf>,
+    /// Bytes that spilled rows may take at once; as many as the disk has when `None`.
+    pub spill_limit_bytes: Option<u64>,
 }
 
 impl Default for SessionOptions {
@@ -50,6 +52,7 @@ impl Default for SessionOptions {
             batch_size: 8192,
             memory_limit_bytes: None,
             spill_dir: None,
+            spill_limit_bytes: None,
         }
     }
 }
@@ -125,7 +128,9 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
     settings.optimizer.enable_round_robin_repartition = false;
     settings.catalog.has_header = true;
 
-    let mut disk = DiskManagerBuilder::default();
+    // The engine's own bound is 100 GB; a disk that is full is told as such, so there is none unless a person sets it.
+    let mut disk =
+        DiskManagerBuilder::default().with_max_temp_directory_size(options.spill_limit_bytes.unwrap_or(u64::MAX));
     if let Some(folder) = &options.spill_dir {
         std::fs::create_dir_all(folder).map_err(|error| {
             SqlError::Engine(DataFusionError::IoError(std::io::Error::new(

@@ -20,13 +20,14 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Opens the session; rows are spilled into `folder`.
+    /// Opens the session; rows are spilled into `folder`, at most so many bytes of them.
     ///
     /// # Errors
     /// When the folder cannot be used.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, spill_limit_bytes: Option<u64>) -> Result<Self> {
         let options = SessionOptions {
             spill_dir: Some(folder.join("spill")),
+            spill_limit_bytes,
             ..SessionOptions::default()
         };
         let session = session(&options, Arc::new(NoObjects))?;

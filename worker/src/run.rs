@@ -42,6 +42,8 @@ pub struct WorkerOptions {
     pub vcores: Option<usize>,
     /// Bytes that all tasks together may hold before they spill; 70 % of the machine's memory when `None`.
     pub memory_limit_bytes: Option<u64>,
+    /// Bytes that spilled rows may take at once; as many as the disk has when `None`.
+    pub spill_limit_bytes: Option<u64>,
     /// Folder for shuffles and spilled rows; one in the system's temporary folder when `None`.
     pub work_dir: Option<PathBuf>,
     /// Folder for the decoded blocks that trainers are served from; `blocks` beside the shuffles when `None`.
@@ -66,6 +68,7 @@ impl WorkerOptions {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             vcores: None,
             memory_limit_bytes: None,
+            spill_limit_bytes: None,
             work_dir: None,
             cache_dir: None,
             cache_bytes: 64 << 30,
@@ -90,7 +93,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
     let folder = WorkFolder::create(&base)?;
-    let environment = Environment::open(folder.path())?;
+    let environment = Environment::open(folder.path(), options.spill_limit_bytes)?;
     let part = Arc::new(Part::default());
     let _health = match options.health {
         Some(address) => {

@@ -20,7 +20,7 @@ use ballista_core::config::{
     BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK,
 };
 use ballista_core::extension::SessionConfigExt as _;
-use corpusmill_operators::{Destination, FailureCause, OperatorError, Receipt, TaskFailure};
+use corpusmill_operators::{Destination, FailureCause, OperatorError, Receipt, TaskFailure, is_spill_limit};
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
@@ -246,8 +246,11 @@ fn failed(step: &Step, failure: TaskFailure) -> Result<String> {
         FailureCause::OutOfMemory => Err(CoordinatorError::OutOfMemory {
             place: step.place.clone(),
             holder: failure.worker.unwrap_or_else(|| "a worker".to_owned()),
+            fix: match is_spill_limit(&failure.message) {
+                true => "give it more with --spill-limit, or more --memory-limit so that less is spilled",
+                false => "give it more with --memory-limit, or fewer tasks that share it with --vcores",
+            },
             message: failure.message,
-            fix: "give it more with --memory-limit, or fewer tasks that share it with --vcores",
         }),
         FailureCause::Refused => Err(CoordinatorError::Operator {
             place: step.place.clone(),
