@@ -43,7 +43,7 @@ fn run(place: &Place, python: &str) -> Result<Ended> {
     ];
     Program::new(place, &arguments)?
         .env("CORPUSMILL_PYTHON", python)
-        .env("CORPUSMILL_PYTHON_TIMEOUT_S", "2")
+        .env("CORPUSMILL_PYTHON_TIMEOUT_S", "6")
         .run()
 }
 
@@ -80,7 +80,7 @@ fn a_function_that_hangs_is_ended() -> Result<()> {
     let began = Instant::now();
     if let Some(error) = recovers("a_function_that_hangs_is_ended", "time.sleep(10_000)")? {
         ensure!(
-            error.contains("one batch took longer than 2 s") && error.contains("CORPUSMILL_PYTHON_TIMEOUT_S"),
+            error.contains("one batch took longer than 6 s") && error.contains("CORPUSMILL_PYTHON_TIMEOUT_S"),
             "{error}"
         );
         ensure!(
