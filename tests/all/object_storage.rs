@@ -160,6 +160,7 @@ fn sources_are_read_from_google() -> Result<()> {
         "gcs_base_url": s3.endpoint(), "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": "",
     });
     place.set("GOOGLE_SERVICE_ACCOUNT_KEY", &account.to_string());
+    place.set("GOOGLE_ALLOW_HTTP", "true");
     place.write(
         "sources.sql",
         "CREATE EXTERNAL TABLE words STORED AS CSV LOCATION 'gs://lake/csv/part-[12].csv' OPTIONS ('format.has_header' 'true');

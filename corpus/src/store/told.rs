@@ -89,6 +89,14 @@ impl Cloud {
         }
     }
 
+    fn plain_http(self) -> &'static str {
+        match self {
+            Self::Google => "GOOGLE_ALLOW_HTTP=true",
+            Self::Azure => "AZURE_ALLOW_HTTP=true",
+            Self::Amazon | Self::Web => "AWS_ALLOW_HTTP=true",
+        }
+    }
+
     fn endpoint(self) -> &'static str {
         match self {
             Self::Amazon => "check AWS_ENDPOINT_URL, AWS_REGION and the network",
@@ -160,7 +168,10 @@ impl Place {
                 (self.refused(root, &text), false)
             }
             Error::Generic { .. } if text.contains("URL scheme is not allowed") => (
-                format!("{server} is plain http: set AWS_ALLOW_HTTP=true where the network is trusted, or use https"),
+                format!(
+                    "{server} is plain http: set {} where the network is trusted, or use https",
+                    cloud.plain_http()
+                ),
                 false,
             ),
             Error::Generic { .. } => match unanswered(&error) {
