@@ -168,7 +168,7 @@ impl Accumulator for Votes {
             Some(_) => Arc::new(FixedSizeBinaryArray::try_from_iter(rows().map(|(item, _, _)| item))?),
             None => Arc::new(FixedSizeBinaryArray::new_null(DIGEST, 0)),
         };
-        let votes: ArrayRef = Arc::new(StringArray::from_iter_values(rows().map(|(_, vote, _)| vote)));
+        let votes: ArrayRef = Arc::new(rows().map(|(_, vote, _)| Some(vote)).collect::<StringArray>());
         let counts: ArrayRef = Arc::new(UInt64Array::from_iter_values(rows().map(|(_, _, count)| *count)));
         let lists = [items, votes, counts].map(|part| SingleRowListArrayBuilder::new(part).build_list_scalar());
         Ok(lists.into())
