@@ -8,23 +8,15 @@
 //! ```
 //! A script can be sent again because its statements can: what is done is found done, and builds go on.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use corpusmill_proto::control::message::What;
-use corpusmill_proto::control::{CancelRequest, Ended, Message, SubmitRequest, WatchRequest};
-use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
-use super::client::{Remote, RemoteScript};
-use super::wire;
-use crate::error::{CoordinatorError, Result};
-use crate::events::{Event, Events, Outcome, Sink};
+use crate::control::message::What;
+use crate::control::{CancelRequest, Ended, FailureKind, Message, SubmitRequest, WatchRequest};
+use crate::error::{RemoteError, Result};
+use crate::remote::Remote;
 
 /// A coordinator that is gone is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -32,133 +24,161 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-type Messages = Arc<Mutex<Streaming<Message>>>;
-
 /// A script on its way.
-pub(super) struct Conversation<'a> {
-    remote: &'a mut Remote,
+#[derive(Debug)]
+pub struct Conversation {
+    remote: Remote,
     request: SubmitRequest,
-    events: &'a Arc<dyn Events>,
-    cancel: &'a CancellationToken,
+    cancel: CancellationToken,
+    /// The coordinator was told of the cancellation.
+    cancelled: bool,
     /// What the coordinator calls the script.
     script: Option<String>,
+    messages: Option<Streaming<Message>>,
     /// Number of the next message.
     next: u64,
-    /// Outcomes that the sink has taken.
-    taken: usize,
-    /// Outcomes that the sink took before the script was sent again.
-    skip: usize,
+    outcomes: Outcomes,
+    waiting: Waiting,
+    ended: Option<Result<()>>,
 }
 
-/// Why a conversation stopped before the script ended.
+/// Which outcomes of the script were handed out.
+#[derive(Debug, Default)]
+struct Outcomes {
+    /// Those that came since the script was sent for the last time.
+    heard: usize,
+    /// Those that were handed out before: they come again.
+    skip: usize,
+    /// Rows of one are being handed out.
+    in_rows: bool,
+}
+
+/// For how long nobody was there.
+#[derive(Debug)]
+struct Waiting {
+    since: Option<Instant>,
+    pause: Duration,
+    /// The next try comes after the pause.
+    due: bool,
+}
+
+/// Why messages stopped before the script ended.
+#[derive(Debug)]
 enum Stopped {
     /// Nobody is there at the moment.
     Lost(Status),
     /// The coordinator was started again.
     Forgotten,
     /// This will not change.
-    Failed(CoordinatorError),
+    Failed(RemoteError),
 }
 
-impl From<CoordinatorError> for Stopped {
-    fn from(error: CoordinatorError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl<'a> Conversation<'a> {
-    pub(super) fn new(
-        remote: &'a mut Remote,
-        script: RemoteScript,
-        events: &'a Arc<dyn Events>,
-        cancel: &'a CancellationToken,
-    ) -> Self {
-        let request = SubmitRequest {
-            text: script.text,
-            origin: script.origin,
-            base_dir: script.base_dir,
-            as_of_ms: script.as_of.map(|time| time.timestamp_millis()),
-        };
+impl Conversation {
+    pub(crate) fn new(remote: Remote, request: SubmitRequest, cancel: CancellationToken) -> Self {
         Self {
             remote,
             request,
-            events,
             cancel,
+            cancelled: false,
             script: None,
+            messages: None,
             next: 0,
-            taken: 0,
-            skip: 0,
+            outcomes: Outcomes::default(),
+            waiting: Waiting::over(),
+            ended: None,
         }
     }
 
-    /// Runs the script to its end.
+    /// The next thing that happens to the script: what statements give, once each and in order, and events in between;
+    /// `None` after a good end.
     ///
     /// # Errors
-    /// As [`Remote::run_script`].
-    pub(super) async fn run(mut self, sink: &mut dyn Sink) -> Result<()> {
-        let mut gone: Option<Instant> = None;
-        let mut pause = PAUSE;
-        loop {
-            let heard = (self.next, self.taken);
-            let stopped = match self.converse(sink).await {
-                Ok(()) => return Ok(()),
-                Err(stopped) => stopped,
-            };
-            if heard != (self.next, self.taken) {
-                (gone, pause) = (None, PAUSE);
+    /// What the script failed with ([`RemoteError::Failed`], [`RemoteError::Cancelled`]), or why nothing more can be
+    /// known of it; from then on the same again.
+    pub async fn next(&mut self) -> Result<Option<What>> {
+        while self.ended.is_none() {
+            if !self.wait().await {
+                self.ended = Some(Err(RemoteError::Cancelled));
+                break;
             }
-            match stopped {
-                Stopped::Failed(error) => return Err(error),
-                Stopped::Forgotten => {
-                    (self.script, self.next, self.skip) = (None, 0, self.taken);
+            match self.hear().await {
+                Ok(What::Ended(Ended { failure })) => {
+                    self.ended = Some(failure.map_or(Ok(()), |failure| {
+                        Err(match failure.kind() {
+                            FailureKind::Cancelled => RemoteError::Cancelled,
+                            _ => RemoteError::Failed(failure),
+                        })
+                    }));
                 }
-                Stopped::Lost(status) => {
-                    if gone.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                        return Err(self.remote.lost(&status));
-                    }
-                    if pause == PAUSE {
-                        self.events.event(Event::Warning(format!(
-                            "the connection to the coordinator is lost ({}); waiting for it to come back",
-                            status.message()
-                        )));
+                Ok(what) => {
+                    self.waiting = Waiting::over();
+                    if self.outcomes.are_new(&what) {
+                        return Ok(Some(what));
                     }
                 }
+                Err(stopped) => {
+                    if let Some(warning) = self.stop(stopped) {
+                        return Ok(Some(warning));
+                    }
+                }
             }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.cancel.cancelled() => return Err(CoordinatorError::Cancelled),
-            }
-            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        self.ended.clone().unwrap_or(Ok(())).map(|()| None)
+    }
+
+    /// Waits before the next try; false when the caller no longer wants one.
+    async fn wait(&mut self) -> bool {
+        if !std::mem::take(&mut self.waiting.due) {
+            return true;
+        }
+        let pause = self.waiting.pause;
+        self.waiting.pause = (pause * 2).min(PAUSE_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = self.cancel.cancelled() => false,
         }
     }
 
-    async fn converse(&mut self, sink: &mut dyn Sink) -> Result<(), Stopped> {
-        let id = match &self.script {
-            Some(id) => id.clone(),
-            None => {
-                let reply = self.remote.client.submit(self.request.clone()).await;
-                let id = reply.map_err(|status| self.stopped(status))?.into_inner().script;
-                self.script.insert(id).clone()
+    async fn hear(&mut self) -> Result<What, Stopped> {
+        let mut messages = match self.messages.take() {
+            Some(messages) => messages,
+            None => self.open().await?,
+        };
+        let message = tokio::select! {
+            message = messages.message() => message,
+            () = self.cancel.cancelled(), if !self.cancelled => {
+                self.cancelled = true;
+                let script = self.script.clone().unwrap_or_default();
+                // Whatever comes of it, the script's own end says what happened.
+                let _ = self.remote.client.cancel(CancelRequest { script }).await;
+                messages.message().await
             }
         };
-        let watch = WatchRequest {
-            script: id.clone(),
-            from: self.next,
+        let message = message.map_err(|status| self.stopped(status))?;
+        let Some(Message {
+            number,
+            what: Some(what),
+        }) = message
+        else {
+            return Err(Stopped::Lost(Status::unavailable("it ended the conversation")));
         };
-        let messages = self.remote.client.watch(watch).await;
-        let messages = messages.map_err(|status| self.stopped(status))?.into_inner();
-        let messages: Messages = Arc::new(Mutex::new(messages));
-        let (mut canceller, cancel) = (self.remote.client.clone(), self.cancel.clone());
-        let stop = async move {
-            cancel.cancelled().await;
-            // Whatever comes of it, the script's own end says what happened.
-            let _ = canceller.cancel(CancelRequest { script: id }).await;
-            std::future::pending::<()>().await;
+        self.next = number + 1;
+        self.messages = Some(messages);
+        Ok(what)
+    }
+
+    async fn open(&mut self) -> Result<Streaming<Message>, Stopped> {
+        let script = match &self.script {
+            Some(script) => script.clone(),
+            None => {
+                let reply = self.remote.client.submit(self.request.clone()).await;
+                let script = reply.map_err(|status| self.stopped(status))?.into_inner().script;
+                self.script.insert(script).clone()
+            }
         };
-        tokio::select! {
-            ended = self.follow(&messages, sink) => ended,
-            () = stop => Err(Stopped::Failed(CoordinatorError::Cancelled)),
-        }
+        let from = self.next;
+        let messages = self.remote.client.watch(WatchRequest { script, from }).await;
+        Ok(messages.map_err(|status| self.stopped(status))?.into_inner())
     }
 
     /// What a failed call means.
@@ -173,82 +193,107 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    async fn follow(&mut self, messages: &Messages, sink: &mut dyn Sink) -> Result<(), Stopped> {
-        loop {
-            let message = messages.lock().await.message().await;
-            let message = message.map_err(|status| self.stopped(status))?;
-            let Some(Message {
-                number,
-                what: Some(what),
-            }) = message
-            else {
-                return Err(Stopped::Lost(Status::unavailable("it ended the conversation")));
-            };
-            self.next = number + 1;
-            match what {
-                What::Ended(Ended { failure: None }) => return Ok(()),
-                What::Ended(Ended { failure: Some(failure) }) => return Err(wire::to_error(failure).into()),
-                What::Said(text) => self.outcome(Outcome::Message(text), sink).await?,
-                What::Built(json) => {
-                    let report = serde_json::from_str(&json).map_err(|e| self.remote.broken(&e.to_string()))?;
-                    self.outcome(Outcome::Build(Box::new(report)), sink).await?;
-                }
-                What::RowsBegin(schema) => {
-                    // An error in the rows is the script's end as well, in better words.
-                    let rows = rows(Arc::clone(messages), &schema)?;
-                    let shown = self.outcome(Outcome::Rows(rows), sink).await;
-                    if let Err(error) = shown
-                        && !matches!(&error, CoordinatorError::Sql(_))
-                    {
-                        return Err(error.into());
-                    }
-                }
-                other => {
-                    if let Some(event) = wire::to_event(other) {
-                        self.events.event(event);
-                    }
-                }
+    /// Decides what follows, and gives what a person should know about it.
+    fn stop(&mut self, stopped: Stopped) -> Option<What> {
+        self.waiting.due = true;
+        let (lost, told) = match stopped {
+            Stopped::Failed(error) => {
+                self.ended = Some(Err(error));
+                return None;
             }
-        }
-    }
-
-    /// Hands an outcome on, unless the sink took it before the script was sent again.
-    async fn outcome(&mut self, outcome: Outcome, sink: &mut dyn Sink) -> Result<()> {
-        if self.skip > 0 {
-            self.skip -= 1;
-            if let Outcome::Rows(mut rows) = outcome {
-                while rows.next().await.transpose()?.is_some() {}
+            Stopped::Forgotten => (Status::not_found("it was started again"), None),
+            Stopped::Lost(status) => {
+                let first = self.waiting.since.is_none();
+                if self.waiting.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                    self.ended = Some(Err(self.remote.lost(&status)));
+                    return None;
+                }
+                let told = first.then(|| {
+                    What::Warning(format!(
+                        "the connection to the coordinator is lost ({}); waiting for it to come back",
+                        status.message()
+                    ))
+                });
+                (status, told)
             }
-            return Ok(());
+        };
+        if self.outcomes.in_rows {
+            // A coordinator hands rows out once, so those that were on their way are gone.
+            self.ended = Some(Err(self.remote.broken(&format!(
+                "the connection ended in the middle of a result ({}); run the same again",
+                lost.message()
+            ))));
+            return None;
         }
-        sink.outcome(outcome).await?;
-        self.taken += 1;
-        Ok(())
+        if lost.code() == Code::NotFound {
+            (self.script, self.next) = (None, 0);
+            self.outcomes.again();
+        }
+        told
     }
 }
 
-/// The rows of a result, as they come in.
-fn rows(messages: Messages, schema: &[u8]) -> Result<SendableRecordBatchStream> {
-    let (schema, _) = wire::batches(schema).map_err(DataFusionError::from)?;
-    let incoming = futures::stream::try_unfold(messages, |messages| async move {
-        let message = messages.lock().await.message().await;
-        let message = message.map_err(|e| DataFusionError::External(Box::new(e)))?;
-        match message.and_then(|message| message.what) {
-            Some(What::Rows(bytes)) => {
-                let (_, batches) = wire::batches(&bytes)?;
-                Ok(Some((futures::stream::iter(batches.into_iter().map(Ok)), messages)))
+impl Outcomes {
+    /// Whether the caller has not had `what` yet; events are always new.
+    fn are_new(&mut self, what: &What) -> bool {
+        let new = self.heard >= self.skip;
+        match what {
+            What::Said(_) | What::Built(_) => self.heard += 1,
+            What::RowsBegin(_) => self.in_rows = new,
+            What::Rows(_) => {}
+            What::RowsEnd(_) => {
+                self.in_rows = false;
+                self.heard += 1;
             }
-            Some(What::RowsEnd(end)) => match end.error {
-                None => Ok(None),
-                Some(error) => Err(DataFusionError::Execution(error)),
-            },
-            _ => Err(DataFusionError::Execution(
-                "the coordinator ended the result in the middle; run the same command again".to_owned(),
-            )),
+            _ => return true,
         }
-    });
-    Ok(Box::pin(RecordBatchStreamAdapter::new(
-        schema,
-        incoming.try_flatten().boxed(),
-    )))
+        new
+    }
+
+    /// The script is sent again.
+    fn again(&mut self) {
+        self.skip = self.skip.max(self.heard);
+        self.heard = 0;
+    }
+}
+
+impl Waiting {
+    fn over() -> Self {
+        Self {
+            since: None,
+            pause: PAUSE,
+            due: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::RowsEnd;
+
+    #[test]
+    fn what_was_handed_out_before_is_left_out_and_events_are_not() {
+        let said = || What::Said("made".to_owned());
+        let rows = || {
+            [
+                What::RowsBegin(vec![]),
+                What::Rows(vec![1]),
+                What::RowsEnd(RowsEnd { error: None }),
+            ]
+        };
+        let mut outcomes = Outcomes::default();
+        assert!(outcomes.are_new(&said()));
+        assert!(rows().iter().all(|what| outcomes.are_new(what)));
+        outcomes.again();
+        assert!(!outcomes.are_new(&said()));
+        // It is lost again before it has told everything once more.
+        outcomes.again();
+        assert!(outcomes.are_new(&What::Warning("w".to_owned())));
+        assert!(!outcomes.are_new(&said()));
+        assert!(!rows().iter().any(|what| outcomes.are_new(what)));
+        assert!(!outcomes.in_rows);
+        assert!(outcomes.are_new(&said()));
+        assert!(outcomes.are_new(&What::RowsBegin(vec![])) && outcomes.in_rows);
+    }
 }
