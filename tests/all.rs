@@ -42,6 +42,8 @@ mod redefined;
 mod resume;
 #[path = "all/slt.rs"]
 mod slt;
+#[path = "all/traces.rs"]
+mod traces;
 #[path = "all/tweets.rs"]
 mod tweets;
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use clap::CommandFactory;
 use corpusmill_coordinator::{Coordinator, CoordinatorError, CoordinatorOptions, Outcome, Sink};
 use corpusmill_corpus::{CorpusReader, ExportFormat as Format, ExportOptions, export, store_attempts};
+use corpusmill_traces::Exporter;
 
 use crate::args::{Builds, Cli, Command, CorpusVersion, Export, ExportFormat, Generate, Global, Output, Run, Vacuum};
 use crate::exit::Damaged;
@@ -59,6 +60,13 @@ fn start_log(verbose: u8) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init();
+}
+
+/// Sends what builds do to a collector, where there is one.
+pub(crate) fn traces(endpoint: Option<&str>, service: &str) -> Result<Option<Exporter>> {
+    Ok(endpoint
+        .map(|endpoint| Exporter::start(endpoint, service))
+        .transpose()?)
 }
 
 /// What commands share.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use corpusmill_coordinator::{CoordinatorOptions, ServeOptions, serve};
 
-use crate::commands::Session;
+use crate::commands::{Session, traces};
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -26,6 +26,9 @@ pub(crate) struct Coordinate {
     /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9464 [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
+    /// A collector of OpenTelemetry that is told what builds do, such as http://127.0.0.1:4318 [default: nobody]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
     /// Port of the scheduler, for workers; 0 is one of the system's choice
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     scheduler_port: u16,
@@ -50,5 +53,10 @@ pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
         // Whoever closed standard output does not want to know.
         let _ = output.line(&format!("http://{address}"));
     };
-    Ok(serve(serving, session.interrupt.token.clone(), ready).await?)
+    let traces = traces(options.otlp_endpoint.as_deref(), "corpusmill-coordinator")?;
+    let served = serve(serving, session.interrupt.token.clone(), ready).await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
+    Ok(served?)
 }

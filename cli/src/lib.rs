@@ -29,6 +29,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Whether the program takes these arguments, the program's name first; nothing is run.
+///
+/// # Errors
+/// What is wrong with them, as the program would say it.
+pub fn accepts(arguments: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+    match args::Cli::try_parse_from(arguments) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Runs the program with these arguments, the program's name first, and returns its exit code.
 ///
 /// Results go to standard output, all else to standard error. `--help` lists the exit codes.

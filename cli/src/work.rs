@@ -8,7 +8,7 @@ use clap::Args;
 use corpusmill_worker::{WorkerOptions, run as work};
 
 use crate::args::size;
-use crate::commands::Session;
+use crate::commands::{Session, traces};
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -29,15 +29,24 @@ pub(crate) struct Work {
         default_value = "http://127.0.0.1:50050"
     )]
     coordinator: String,
+    /// What the coordinator and trainers call it; each worker its own [default: worker-PID]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Where it listens for tasks and serves shuffles
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
+    /// Port for trainers; 0 is one of the system's choice
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    stream_port: u16,
     /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9465 [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
     /// Where corpora and streams are served to clients of Arrow Flight, such as 127.0.0.1:50060 [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     flight: Option<SocketAddr>,
+    /// A collector of OpenTelemetry that is told what builds do, such as http://127.0.0.1:4318 [default: nobody]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
     /// Tasks side by side [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     vcores: Option<u32>,
@@ -64,7 +73,11 @@ pub(crate) struct Work {
 /// Runs the command until it is stopped.
 pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     let mut working = WorkerOptions::new(options.coordinator);
+    if let Some(name) = options.name {
+        working.name = name;
+    }
     working.host = options.host;
+    working.stream_port = options.stream_port;
     working.health = options.health;
     working.flight = options.flight;
     working.vcores = options.vcores.map(|n| n as usize);
@@ -75,6 +88,10 @@ pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     working.cache_bytes = options.block_cache_limit as u64;
     working.slots_bytes = options.serve_memory as u64;
     let joined = |executor: &str| session.progress.line(&format!("joined as {executor}"));
-    work(working, session.interrupt.token.clone(), joined).await?;
-    Ok(())
+    let traces = traces(options.otlp_endpoint.as_deref(), "corpusmill-worker")?;
+    let worked = work(working, session.interrupt.token.clone(), joined).await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
+    Ok(worked?)
 }

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use corpusmill_corpus::Manifest;
 use corpusmill_operators::{Receipt, failpoint, with_sources};
 use corpusmill_sql::{CreateCorpus, RunTime, Session, SqlError, Statement};
+use corpusmill_traces::Span;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
@@ -27,7 +28,7 @@ use crate::layout::{corpus_folder, staging_folder};
 use crate::publish::{CorpusLog, Publication};
 use crate::report::{BuildReport, BuildState, StepReport};
 use crate::runner::Step;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, end};
 
 mod finish;
 mod gate;
@@ -148,8 +149,10 @@ impl<'a> Build<'a> {
             steps: planned.views.len() + 1,
             resumed: planned.resumed.is_some(),
         });
+        let span = Span::build(&id).with("object", &corpus.name);
         let result = self.steps(&planned, &id).await;
         let result = result.map_err(|error| error.of_build(&corpus.name, &id));
+        end(span, &result);
         if let Err(error) = &result {
             let (state, text) = match error {
                 CoordinatorError::Cancelled => (BuildState::Cancelled, None),
@@ -427,7 +430,7 @@ impl<'a> Build<'a> {
             events: Arc::clone(&self.workspace.events),
             cancel: self.workspace.cancel.clone(),
         };
-        match self.workspace.runner(context).run(&step, sink).await {
+        match self.workspace.run_step(context, &step, sink).await {
             Ok(_) => Ok(()),
             Err(CoordinatorError::Sql(SqlError::Engine(error))) => Err(self.explain(error, &logical).await),
             Err(other) => Err(other),

@@ -13,7 +13,6 @@
 //! is looked at only after its whole history was: `evidence.rs` says what makes a history suspicious.
 
 mod client;
-mod conversation;
 mod evidence;
 mod job;
 mod ledger;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use corpusmill_corpus::{CorpusError, store_advice, store_message, store_retry};
 use corpusmill_operators::{OperatorError, chain, is_spill_limit, short_of_memory, with_sources};
+use corpusmill_proto::RemoteError;
+use corpusmill_proto::control::FailureKind;
 use corpusmill_sql::SqlError;
 use datafusion::error::DataFusionError;
 use deltalake_core::DeltaTableError;
@@ -297,6 +299,25 @@ impl CoordinatorError {
 impl From<DataFusionError> for CoordinatorError {
     fn from(error: DataFusionError) -> Self {
         Self::engine("statement", "the spill folder", error)
+    }
+}
+
+impl From<RemoteError> for CoordinatorError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Cancelled => Self::Cancelled,
+            RemoteError::Address { .. } => Self::Invalid(error.to_string()),
+            RemoteError::Failed(failure) => Self::Remote {
+                kind: match failure.kind() {
+                    FailureKind::Unspecified => RemoteKind::Other,
+                    FailureKind::Expectation => RemoteKind::Expectation,
+                    FailureKind::Cancelled => RemoteKind::Cancelled,
+                    FailureKind::Busy => RemoteKind::Busy,
+                },
+                message: failure.message,
+            },
+            other => Self::Cluster(other.to_string()),
+        }
     }
 }
 

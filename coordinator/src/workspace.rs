@@ -4,17 +4,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
+use corpusmill_operators::{Receipt, with_sources};
+use corpusmill_traces::Span;
 use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::cluster::{BallistaRunner, Cluster};
+use crate::error::Result;
 use crate::events::{Event, Events};
 use crate::layout::Layout;
 use crate::objects::CatalogObjects;
 use crate::options::CoordinatorOptions;
 use crate::report::{ExpectationReport, StepReport};
-use crate::runner::{LocalRunner, Runner};
+use crate::runner::{LocalRunner, Runner, Step};
 
 /// The home of a coordinator, as builds see it.
 #[derive(Debug)]
@@ -75,12 +79,24 @@ impl Workspace {
         self.layout.warehouse().location()
     }
 
-    /// What runs the steps of builds: the cluster where there is one, this process otherwise.
-    pub(crate) fn runner(&self, context: Arc<TaskContext>) -> Box<dyn Runner> {
-        match &self.cluster {
+    /// Runs the plan of a step: on the cluster where there is one, in this process otherwise.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub(crate) async fn run_step(
+        &self,
+        context: Arc<TaskContext>,
+        step: &Step,
+        plan: Arc<dyn ExecutionPlan>,
+    ) -> Result<Vec<Receipt>> {
+        let runner: Box<dyn Runner> = match &self.cluster {
             Some(cluster) => Box::new(BallistaRunner::new(Arc::clone(cluster), context)),
             None => Box::new(LocalRunner::new(context)),
-        }
+        };
+        let span = Span::step(&step.build, &step.name);
+        let ended = runner.run(step, plan).await;
+        end(span, &ended);
+        ended
     }
 
     /// Keeps what the expectations of a failing build saw, for the catalogue.
@@ -92,4 +108,9 @@ impl Workspace {
     pub(crate) fn take_evidence(&self) -> Vec<ExpectationReport> {
         std::mem::take(&mut self.evidence.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Ends the span of what `ended` came from.
+pub(crate) fn end<T>(span: Span, ended: &Result<T>) {
+    span.end(ended.as_ref().err().map(|error| with_sources(error)).as_deref());
 }

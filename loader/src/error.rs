@@ -1,6 +1,8 @@
 //! Which Python exception says what went wrong.
 
 use corpusmill_batches::{BatchError, ErrorKind, OpenPlan};
+use corpusmill_proto::RemoteError;
+use corpusmill_proto::control::FailureKind;
 use corpusmill_serve::ServeError;
 use pyo3::exceptions::{PyImportError, PyOSError};
 use pyo3::prelude::*;
@@ -14,24 +16,55 @@ pub(crate) enum LoaderError {
     /// Workers do not serve the batch.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// A coordinator does not run a script to a good end.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Threads(std::io::Error),
 }
 
 /// Result of the loader's operations.
 pub(crate) type Result<T, E = LoaderError> = std::result::Result<T, E>;
 
 impl LoaderError {
-    fn kind(&self) -> ErrorKind {
-        match self {
+    /// The class of `corpusmill.errors`; none stands for Python's `OSError`.
+    fn class(&self) -> Option<&'static str> {
+        let kind = match self {
             Self::Batches(e) => e.kind(),
             Self::Serve(e) => e.kind(),
-        }
+            Self::Threads(_) => ErrorKind::Io,
+            Self::Remote(e) => return Some(remote_class(e)),
+        };
+        Some(match kind {
+            ErrorKind::Io => return None,
+            ErrorKind::Plan => "PlanError",
+            ErrorKind::NotFound => "NotFoundError",
+            ErrorKind::State => "StateError",
+            ErrorKind::Corrupt => "CorruptBlockError",
+            ErrorKind::Fork => "ForkError",
+            ErrorKind::Other => "CorpusmillError",
+        })
     }
 
     fn message(&self) -> String {
         match self {
             Self::Batches(e) | Self::Serve(ServeError::Batch(e)) => e.with_causes(),
-            Self::Serve(e) => e.to_string(),
+            other => other.to_string(),
         }
+    }
+}
+
+fn remote_class(error: &RemoteError) -> &'static str {
+    match error {
+        RemoteError::Cancelled => "StoppedError",
+        RemoteError::Failed(failure) => match failure.kind() {
+            FailureKind::Unspecified => "ScriptError",
+            FailureKind::Expectation => "ExpectationError",
+            FailureKind::Cancelled => "StoppedError",
+            FailureKind::Busy => "BusyError",
+        },
+        _ => "CoordinatorError",
     }
 }
 
@@ -44,14 +77,8 @@ impl From<corpusmill_stream::Error> for LoaderError {
 impl From<LoaderError> for PyErr {
     fn from(e: LoaderError) -> PyErr {
         let message = e.message();
-        let class = match e.kind() {
-            ErrorKind::Io => return PyOSError::new_err(message),
-            ErrorKind::Plan => "PlanError",
-            ErrorKind::NotFound => "NotFoundError",
-            ErrorKind::State => "StateError",
-            ErrorKind::Corrupt => "CorruptBlockError",
-            ErrorKind::Fork => "ForkError",
-            ErrorKind::Other => "CorpusmillError",
+        let Some(class) = e.class() else {
+            return PyOSError::new_err(message);
         };
         // The classes live in Python, so that they can have built-in bases (ValueError, RuntimeError) as well.
         Python::attach(|py| {

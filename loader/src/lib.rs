@@ -8,6 +8,8 @@
 //!              ahead      batches::Prefetcher in this process, or serve::Feed from workers
 //!                │
 //!              batch ──▶ tensor (buffer protocol) ──▶ numpy, torch        ffi: all `unsafe`
+//!
+//!  submit(…) ─▶ script    proto::Conversation with a coordinator
 //! ```
 //! The Python half (`python/corpusmill`) holds the classes that people see, their documentation and exceptions.
 //!
@@ -21,6 +23,7 @@ mod ffi;
 mod fixtures;
 mod loader;
 mod plan;
+mod script;
 mod stats;
 mod tensor;
 
@@ -35,6 +38,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::PyLoader>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<tensor::Tensor>()?;
+    module.add_class::<script::PyScript>()?;
     #[cfg(feature = "fixtures")]
     fixtures::register(module)?;
     Ok(())

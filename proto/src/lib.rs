@@ -6,12 +6,16 @@
 //!   worker ─────────┘  Join                  └─ refuses callers of another version, by name
 //!        every request carries `corpusmill-version` in its metadata ([`SendsVersion`], [`ChecksVersion`])
 //! ```
+//! [`Remote`] is the caller's side of scripts: `corpusmill submit` and Python follow one by its [`Conversation`].
 //! `stream` brings trainers and workers together; their batches travel through `transport`.
 //! Plans and shuffles travel on Ballista's own ports and are not described here.
 //!
 //! To add a message or a call: `proto/*.proto`, then `cargo run -p corpusmill-proto --example generate`.
 //! Field numbers are never used again.
 
+mod conversation;
+mod error;
+mod remote;
 mod version;
 
 /// The generated messages, client and server.
@@ -40,6 +44,9 @@ pub mod stream {
     include!("generated/corpusmill.stream.v1.rs");
 }
 
+pub use conversation::Conversation;
+pub use error::{RemoteError, Result, causes};
+pub use remote::Remote;
 pub use version::{ChecksVersion, METADATA_KEY, SendsVersion, VERSION};
 
 /// Client that says its version with every call.

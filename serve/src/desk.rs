@@ -32,8 +32,10 @@ pub struct DeskOptions {
     pub coordinator: String,
     /// What the worker calls itself.
     pub name: String,
-    /// Where trainers connect; loopback unless the network is private. The port is the system's choice.
+    /// Where trainers connect; loopback unless the network is private.
     pub host: IpAddr,
+    /// The port there; 0 is one of the system's choice.
+    pub port: u16,
     /// Folder for decoded blocks, shared by all ranks and jobs; none are kept without.
     pub cache_dir: Option<String>,
     /// Bound of that folder, bytes. Default 64 GiB.
@@ -54,6 +56,7 @@ impl DeskOptions {
             coordinator: coordinator.into(),
             name: name.into(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
             cache_dir: None,
             cache_bytes: 64 << 30,
             memory_bytes: 1 << 30,
@@ -106,7 +109,7 @@ impl Desk {
     pub async fn open(options: DeskOptions) -> Result<Self> {
         let endpoint = link::endpoint(&options.coordinator)?;
         let token = Token::generate()?;
-        let mut serving = ServeOptions::new(SocketAddr::new(options.host, 0), token.clone());
+        let mut serving = ServeOptions::new(SocketAddr::new(options.host, options.port), token.clone());
         serving.slot_bytes_max = SLOT_BYTES_MAX;
         serving.memory_bytes_max = options.slots_bytes;
         let server = Server::bind(serving).await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use corpusmill_proto::{StreamsClient, streams_client};
+use corpusmill_proto::{StreamsClient, causes, streams_client};
 use tonic::transport::Endpoint;
 
 use crate::error::{Result, ServeError};
@@ -41,20 +41,6 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint> {
 pub(crate) async fn connect(endpoint: &Endpoint) -> std::result::Result<StreamsClient, String> {
     let channel = endpoint.connect().await;
     channel.map(streams_client).map_err(|e| causes(&e))
-}
-
-/// An error with the errors beneath it.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let more = e.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = e.source();
-    }
-    text
 }
 
 #[cfg(test)]

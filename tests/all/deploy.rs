@@ -1,16 +1,22 @@
-//! The units of `deploy/systemd` are ones that systemd understands, and what they start becomes ready.
+//! What `deploy/` has: units that systemd understands, manifests that Kubernetes takes, and what both start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
-use corpusmill_tests::{Place, not_run_here, program, repository};
+use corpusmill_tests::{Place, not_run_here, program, python, repository};
 
 use crate::health::{get, start, until};
 
 const PROGRAM: &str = "/usr/bin/corpusmill";
+/// The exit status of a script that this machine cannot run; what it lacks stands on its standard output.
+const CANNOT_RUN: i32 = 77;
+/// Options that the manifests are written for and the program does not have yet.
+const NOT_YET: [&str; 4] = ["--certs", "--cluster-network", "--advertise", "--label"];
 
 /// Units by their file names.
 fn units() -> Result<BTreeMap<String, String>> {
@@ -78,6 +84,135 @@ fn what_the_units_start_becomes_ready() -> Result<()> {
     }
     for (_, address) in &running {
         until("ready", || Ok(get(*address, "/readyz")?.0 == 200))?;
+    }
+    Ok(())
+}
+
+/// Runs the checks of Kubernetes' manifests on `folder`; none where the machine cannot.
+fn check(test: &str, folder: &Path, more: &[&str]) -> Result<Option<Output>> {
+    let Some(python) = python(&["kubernetes_validate", "yaml"]) else {
+        not_run_here(test, "there is no Python with kubernetes-validate");
+        return Ok(None);
+    };
+    let mut check = Command::new(python);
+    let done = check
+        .arg(repository().join("tests/kubernetes/check.py"))
+        .arg(folder)
+        .args(more)
+        .output()?;
+    if done.status.code() == Some(CANNOT_RUN) {
+        not_run_here(test, String::from_utf8_lossy(&done.stdout).trim());
+        return Ok(None);
+    }
+    Ok(Some(done))
+}
+
+fn manifests() -> PathBuf {
+    repository().join("deploy/kubernetes")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().context("a file has a name")?);
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn kubernetes_takes_the_manifests_and_what_they_name_is_there() -> Result<()> {
+    let Some(done) = check(
+        "kubernetes_takes_the_manifests_and_what_they_name_is_there",
+        &manifests(),
+        &[],
+    )?
+    else {
+        return Ok(());
+    };
+    let said = [done.stdout, done.stderr].concat();
+    assert!(
+        done.status.success() && said.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+    Ok(())
+}
+
+#[test]
+fn a_fault_in_a_manifest_is_found_by_name() -> Result<()> {
+    // Each of these is a manifest that looks well.
+    let faults = [
+        (
+            "secretName: corpusmill-certs",
+            "secretName: certs",
+            "there is no Secret certs",
+        ),
+        ("livenessProbe:", "livenesProbe:", "'livenesProbe' was unexpected"),
+        ("targetPort: control", "targetPort: contral", "no port `contral`"),
+        ("key: url", "key: uri", "has no uri"),
+        ("--listen=$(POD_IP)", "--listen=$(POD)", "$(POD) is no variable"),
+        ("replicas: 2", "replicas: two", "'two' is not of type"),
+    ];
+    let place = Place::new()?;
+    for (number, (from, to, expected)) in faults.into_iter().enumerate() {
+        let folder = place.path().join(number.to_string());
+        copy(&manifests(), &folder)?;
+        let path = folder.join("base/coordinator.yaml");
+        let text = fs::read_to_string(&path)?;
+        ensure!(text.contains(from), "{from} is not in {}", path.display());
+        fs::write(&path, text.replacen(from, to, 1))?;
+        let Some(done) = check("a_fault_in_a_manifest_is_found_by_name", &folder, &[])? else {
+            return Ok(());
+        };
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(!done.status.success() && said.contains(expected), "{to}: {said}");
+    }
+    Ok(())
+}
+
+/// Whether the program takes these arguments.
+fn accepted(arguments: &[&str]) -> Result<(), String> {
+    let whole = ["corpusmill"].into_iter().chain(arguments.iter().copied());
+    corpusmill_cli::accepts(whole.map(OsString::from))
+}
+
+#[test]
+fn the_program_takes_what_the_manifests_start() -> Result<()> {
+    let Some(done) = check(
+        "the_program_takes_what_the_manifests_start",
+        &manifests(),
+        &["--commands"],
+    )?
+    else {
+        return Ok(());
+    };
+    let text = String::from_utf8(done.stdout)?;
+    let commands = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<Vec<String>>, _>>()?;
+    let parts: BTreeSet<_> = commands.iter().map(|command| command[0].as_str()).collect();
+    assert_eq!(parts, BTreeSet::from(["coordinator", "worker"]));
+    for command in &commands {
+        let has_yet = |argument: &&str| !NOT_YET.contains(&argument.split('=').next().unwrap_or_default());
+        let command: Vec<&str> = command.iter().map(String::as_str).filter(has_yet).collect();
+        if let Err(error) = accepted(&command) {
+            panic!("{command:?}: {error}");
+        }
+    }
+    for option in NOT_YET {
+        let unknown =
+            |part| accepted(&[part, &format!("{option}=1")]).is_err_and(|e| e.contains("unexpected argument"));
+        assert!(
+            unknown("coordinator") && unknown("worker"),
+            "the program has {option} by now: take it from NOT_YET"
+        );
     }
     Ok(())
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ballista_core::JobId;
+use ballista_core::config::BALLISTA_JOB_NAME;
 use ballista_core::error::BallistaError;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, chain, failpoint};
+use corpusmill_traces::Span;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::{DataFusionError, Result};
@@ -51,7 +53,13 @@ impl ExecutionEngine for StepEngine {
             .create_query_stage_exec(job, stage, task, partitions, plan, work_dir, config)
             .map_err(fail)?;
         let worker = Arc::clone(&self.worker);
-        Ok(Arc::new(Task { inner, writes, worker }))
+        let job = job_name(config);
+        Ok(Arc::new(Task {
+            inner,
+            writes,
+            worker,
+            job,
+        }))
     }
 }
 
@@ -80,6 +88,8 @@ struct Task {
     /// It writes splits of a step; otherwise it writes for other tasks.
     writes: bool,
     worker: Arc<str>,
+    /// What the coordinator calls the job.
+    job: String,
 }
 
 impl Debug for Task {
@@ -100,7 +110,10 @@ impl QueryStageExecutor for Task {
         if self.writes {
             failpoint::hit("split-begins");
         }
+        let id = context.task_id().unwrap_or_default();
+        let span = Span::task(&self.job, &id).with("worker", &self.worker);
         let written = self.inner.execute_query_stage(task, context).await;
+        span.end(written.as_ref().err().map(ToString::to_string).as_deref());
         let written = written.map_err(|error| told(error, &self.worker))?;
         if !self.writes {
             failpoint::hit("exchange-written");
@@ -123,6 +136,16 @@ impl QueryStageExecutor for Task {
     fn collect_column_stats(&self) -> Vec<TaskColumnStats> {
         self.inner.collect_column_stats()
     }
+}
+
+/// The name of the job that a task is of, in the settings that came with it.
+fn job_name(config: &SessionConfig) -> String {
+    let entry = config
+        .options()
+        .entries()
+        .into_iter()
+        .find(|e| e.key == BALLISTA_JOB_NAME);
+    entry.and_then(|entry| entry.value).unwrap_or_default()
 }
 
 /// The error with its cause in words that arrive: the scheduler hands on text only.

@@ -34,10 +34,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct WorkerOptions {
     /// Address of the coordinator's control service, such as `http://127.0.0.1:50050`.
     pub coordinator: String,
-    /// What the coordinator's log calls it.
+    /// What the coordinator and trainers call it; no two workers of a coordinator share it.
     pub name: String,
     /// Where it listens for tasks and serves shuffles; loopback. Ports are the system's choice.
     pub host: IpAddr,
+    /// Port for trainers; 0 is one of the system's choice.
+    pub stream_port: u16,
     /// Tasks side by side; the number of cores when `None`.
     pub vcores: Option<usize>,
     /// Bytes that all tasks together may hold before they spill; 70 % of the machine's memory when `None`.
@@ -66,6 +68,7 @@ impl WorkerOptions {
             coordinator: coordinator.into(),
             name: format!("worker-{}", std::process::id()),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            stream_port: 0,
             vcores: None,
             memory_limit_bytes: None,
             spill_limit_bytes: None,
@@ -132,6 +135,7 @@ fn desk_options(options: &WorkerOptions, base: &Path) -> DeskOptions {
     let cache = options.cache_dir.clone().unwrap_or_else(|| base.join("blocks"));
     DeskOptions {
         host: options.host,
+        port: options.stream_port,
         cache_dir: Some(cache.to_string_lossy().into_owned()),
         cache_bytes: options.cache_bytes,
         slots_bytes: options.slots_bytes,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use corpusmill_operators::{Receipt, RowSink, WriteRows, failpoint, with_sources};
 use corpusmill_sql::{CreateView, RunTime, Session, SqlError, Statement, StatementKind};
+use corpusmill_traces::Span;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
@@ -19,7 +20,7 @@ use crate::layout::{staging_folder, view_folder};
 use crate::objects::CatalogObjects;
 use crate::report::{BuildState, StepReport};
 use crate::runner::Step;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, end};
 
 /// How views are brought up to date.
 #[derive(Debug, Clone, Copy, Default)]
@@ -167,7 +168,10 @@ impl Walk<'_> {
                 logical_ms: self.logical.timestamp_millis(),
             })
             .await?;
-        match self.write(statement, view, &plan, &id).await {
+        let span = Span::build(&id).with("object", &view.name);
+        let written = self.write(statement, view, &plan, &id).await;
+        end(span, &written);
+        match written {
             Ok((step, end)) => {
                 catalog.end_build(&id, BuildState::Committed, &end).await?;
                 self.workspace.layout.remove(&staging_folder(&id)).await?;
@@ -233,7 +237,7 @@ impl Walk<'_> {
         let step = self.runner_step(statement, &name, id);
         let context = self.session.context().state().task_ctx();
         // A cluster may cut the plan into other splits than this process does.
-        let splits = match self.workspace.runner(context).run(&step, sink).await {
+        let splits = match self.workspace.run_step(context, &step, sink).await {
             Ok(receipts) => receipts.len(),
             Err(CoordinatorError::Sql(SqlError::Engine(error))) => {
                 return Err(self.session.explain_error(error, &plan.logical).await.into());

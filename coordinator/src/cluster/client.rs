@@ -1,21 +1,21 @@
 //! A coordinator elsewhere: scripts are sent to it, and what happens there is told here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use corpusmill_proto::control::{DescribeRequest, ListKind, ListRequest};
-use corpusmill_proto::{ControlClient, client};
+use corpusmill_proto::control::message::What;
+use corpusmill_proto::control::{ListKind, SubmitRequest};
+use corpusmill_proto::{Conversation, RemoteError};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
-use tonic::{Code, Status};
 
-use super::conversation::Conversation;
+use super::wire;
 use crate::error::{CoordinatorError, Result};
-use crate::events::{Events, Sink};
-
-/// A coordinator that cannot be reached for so long is given up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::events::{Events, Outcome, Sink};
 
 /// A script for a coordinator elsewhere.
 #[derive(Debug, Clone)]
@@ -32,10 +32,7 @@ pub struct RemoteScript {
 
 /// A connection to a coordinator.
 #[derive(Debug, Clone)]
-pub struct Remote {
-    pub(super) client: ControlClient,
-    url: String,
-}
+pub struct Remote(corpusmill_proto::Remote);
 
 impl Remote {
     /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`.
@@ -43,30 +40,7 @@ impl Remote {
     /// # Errors
     /// [`CoordinatorError::Invalid`] when that is no address, [`CoordinatorError::Cluster`] when nobody answers there.
     pub async fn connect(url: &str) -> Result<Self> {
-        let no_address = |why: &str| {
-            CoordinatorError::Invalid(format!(
-                "`{url}` is no address of a coordinator ({why}); one looks like http://127.0.0.1:50050"
-            ))
-        };
-        if !url.contains("://") {
-            return Err(no_address("http:// is missing"));
-        }
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| no_address(&e.to_string()))?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|e| {
-            CoordinatorError::Cluster(format!(
-                "no coordinator answers at {url} ({}); start one with `corpusmill coordinator`",
-                corpusmill_operators::with_sources(&e)
-            ))
-        })?;
-        Ok(Self {
-            client: client(channel),
-            url: url.to_owned(),
-        })
+        Ok(Self(corpusmill_proto::Remote::connect(url).await?))
     }
 
     /// Runs a script there as [`Coordinator::run_script`](crate::Coordinator::run_script) does here.
@@ -83,7 +57,38 @@ impl Remote {
         events: &Arc<dyn Events>,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        Conversation::new(self, script, events, cancel).run(sink).await
+        let request = SubmitRequest {
+            text: script.text,
+            origin: script.origin,
+            base_dir: script.base_dir,
+            as_of_ms: script.as_of.map(|time| time.timestamp_millis()),
+        };
+        let conversation = Arc::new(Mutex::new(self.0.run(request, cancel.clone())));
+        loop {
+            let what = conversation.lock().await.next().await?;
+            let Some(what) = what else { return Ok(()) };
+            match what {
+                What::Said(text) => sink.outcome(Outcome::Message(text)).await?,
+                What::Built(json) => {
+                    let report = serde_json::from_str(&json).map_err(|e| self.0.broken(&e.to_string()))?;
+                    sink.outcome(Outcome::Build(Box::new(report))).await?;
+                }
+                What::RowsBegin(schema) => {
+                    let rows = rows(Arc::clone(&conversation), &schema)?;
+                    // An error in the rows is the script's end as well, in better words.
+                    if let Err(error) = sink.outcome(Outcome::Rows(rows)).await
+                        && !matches!(&error, CoordinatorError::Sql(_))
+                    {
+                        return Err(error);
+                    }
+                }
+                other => {
+                    if let Some(event) = wire::to_event(other) {
+                        events.event(event);
+                    }
+                }
+            }
+        }
     }
 
     /// Corpora, builds, workers or scripts of the coordinator, as a JSON array of objects.
@@ -91,14 +96,7 @@ impl Remote {
     /// # Errors
     /// [`CoordinatorError::Cluster`] when it does not answer.
     pub async fn list(&mut self, kind: ListKind) -> Result<String> {
-        let request = ListRequest { kind: kind.into() };
-        Ok(self
-            .client
-            .list(request)
-            .await
-            .map_err(|e| self.lost(&e))?
-            .into_inner()
-            .json)
+        Ok(self.0.list(kind).await?)
     }
 
     /// The manifest of `name`, `name@version` or `name@latest`, as JSON.
@@ -106,33 +104,32 @@ impl Remote {
     /// # Errors
     /// [`CoordinatorError::Cluster`] when there is none, or the coordinator does not answer.
     pub async fn describe(&mut self, corpus: &str) -> Result<String> {
-        let request = DescribeRequest {
-            corpus: corpus.to_owned(),
-        };
-        Ok(self
-            .client
-            .describe(request)
-            .await
-            .map_err(|e| self.lost(&e))?
-            .into_inner()
-            .manifest)
+        Ok(self.0.describe(corpus).await?)
     }
+}
 
-    pub(super) fn lost(&self, status: &Status) -> CoordinatorError {
-        match status.code() {
-            Code::FailedPrecondition | Code::Unknown | Code::NotFound => {
-                CoordinatorError::Cluster(format!("coordinator at {}: {}", self.url, status.message()))
+/// The rows of a result, as they come in.
+fn rows(conversation: Arc<Mutex<Conversation>>, schema: &[u8]) -> Result<SendableRecordBatchStream> {
+    let (schema, _) = wire::batches(schema).map_err(DataFusionError::from)?;
+    let external = |error: RemoteError| DataFusionError::External(Box::new(error));
+    let incoming = futures::stream::try_unfold(conversation, move |conversation| async move {
+        let what = conversation.lock().await.next().await.map_err(external)?;
+        match what {
+            Some(What::Rows(bytes)) => {
+                let (_, batches) = wire::batches(&bytes)?;
+                Ok(Some((futures::stream::iter(batches.into_iter().map(Ok)), conversation)))
             }
-            _ => CoordinatorError::Cluster(format!(
-                "the connection to the coordinator at {} ended ({}); run the same command again: it goes on from the last \
-                 finished step",
-                self.url,
-                status.message()
+            Some(What::RowsEnd(end)) => match end.error {
+                None => Ok(None),
+                Some(error) => Err(DataFusionError::Execution(error)),
+            },
+            _ => Err(DataFusionError::Execution(
+                "the coordinator ended the result in the middle; run the same command again".to_owned(),
             )),
         }
-    }
-
-    pub(super) fn broken(&self, why: &str) -> CoordinatorError {
-        CoordinatorError::Cluster(format!("coordinator at {}: {why}", self.url))
-    }
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        incoming.try_flatten().boxed(),
+    )))
 }

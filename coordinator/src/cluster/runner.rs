@@ -22,6 +22,7 @@ use ballista_core::config::{
 use ballista_core::extension::SessionConfigExt as _;
 use corpusmill_operators::{Destination, FailureCause, OperatorError, Receipt, TaskFailure, is_spill_limit};
 use corpusmill_sql::SqlError;
+use corpusmill_traces::Span;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -74,14 +75,7 @@ impl BallistaRunner {
         Self { cluster, context }
     }
 
-    async fn attempt(
-        &self,
-        step: &Step,
-        plan: &StepPlan,
-        job_context: &Arc<SessionContext>,
-        refusals: &mut usize,
-        began: Instant,
-    ) -> Result<Attempt> {
+    async fn attempt(&self, step: &Step, plan: &StepPlan, refusals: &mut usize, began: Instant) -> Result<Attempt> {
         let fail = |error| CoordinatorError::engine(&step.place, &step.location, error);
         let name = format!("{}-{}", step.name.replace(' ', "-"), uuid::Uuid::new_v4().simple());
         let folder = if plan.exchange {
@@ -97,18 +91,7 @@ impl BallistaRunner {
         let physical = plan.attempt(folder.clone(), &missing).map_err(fail)?;
         // One script runs at a time, and one step of it: no other job loses by this.
         self.cluster.settle().await?;
-        let job = Job::submit(
-            &self.cluster,
-            &format!("{}/{name}", step.build),
-            Arc::clone(job_context),
-            physical,
-            plan.exchange,
-        )
-        .await?;
-        let verdict = job
-            .watch(&step.cancel, |seen| step.events.event(told(step, seen, began)))
-            .await?;
-        match verdict {
+        match self.job(step, &name, physical, plan.exchange, began).await? {
             Verdict::Cancelled => return Err(CoordinatorError::Cancelled),
             Verdict::Sound => {}
             Verdict::Suspicious(reason) => return Ok(Attempt::Again(reason)),
@@ -127,6 +110,34 @@ impl BallistaRunner {
             self.publish(&found.receipts, plan.staging()).await.map_err(fail)?;
         }
         Ok(Attempt::Done(found.receipts))
+    }
+
+    /// Runs one job to its end.
+    async fn job(
+        &self,
+        step: &Step,
+        name: &str,
+        plan: Arc<dyn ExecutionPlan>,
+        exchange: bool,
+        began: Instant,
+    ) -> Result<Verdict> {
+        let name = format!("{}/{name}", step.build);
+        let span = Span::job(&step.build, &step.name, &name);
+        // Workers learn from the name whose tasks they run.
+        let config = job_config(&self.context).with_ballista_job_name(&name);
+        let context = Arc::new(SessionContext::new_with_config(config));
+        let job = Job::submit(&self.cluster, &name, context, plan, exchange).await?;
+        let verdict = job
+            .watch(&step.cancel, |seen| step.events.event(told(step, seen, began)))
+            .await;
+        match &verdict {
+            Ok(Verdict::Sound) => span.end(None),
+            Ok(Verdict::Cancelled) => span.end(Some("cancelled")),
+            Ok(Verdict::Suspicious(reason) | Verdict::Refused(reason)) => span.end(Some(reason)),
+            Ok(Verdict::Failed(failure)) => span.end(Some(&failure.message)),
+            Err(error) => span.end(Some(&error.to_string())),
+        }
+        verdict
     }
 
     /// The receipts in a folder.
@@ -160,7 +171,6 @@ impl Runner for BallistaRunner {
         let began = Instant::now();
         let config = job_config(&self.context);
         let plan = StepPlan::new(plan, config.options()).map_err(fail)?;
-        let job_context = Arc::new(SessionContext::new_with_config(config));
         if self.cluster.workers().await.is_empty() {
             step.events.event(Event::Warning(format!(
                 "{}: no worker is connected; waiting for one (corpusmill worker --coordinator …)",
@@ -170,7 +180,7 @@ impl Runner for BallistaRunner {
         let (mut refusals, mut pause) = (0, PAUSE);
         let mut last = String::new();
         for attempt in 1..=self.cluster.options.attempts {
-            match self.attempt(step, &plan, &job_context, &mut refusals, began).await? {
+            match self.attempt(step, &plan, &mut refusals, began).await? {
                 Attempt::Done(receipts) => return Ok(receipts),
                 Attempt::Again(reason) => last = reason,
             }

@@ -176,20 +176,6 @@ pub(super) fn from_error(error: &CoordinatorError) -> Failure {
     }
 }
 
-/// The error of a script that ran elsewhere.
-pub(super) fn to_error(failure: Failure) -> CoordinatorError {
-    let kind = match failure.kind() {
-        FailureKind::Unspecified => RemoteKind::Other,
-        FailureKind::Expectation => RemoteKind::Expectation,
-        FailureKind::Cancelled => return CoordinatorError::Cancelled,
-        FailureKind::Busy => RemoteKind::Busy,
-    };
-    CoordinatorError::Remote {
-        kind,
-        message: failure.message,
-    }
-}
-
 /// The schema of a result.
 pub(super) fn schema_bytes(schema: &Schema) -> Result<Vec<u8>, ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), schema)?;
@@ -224,6 +210,7 @@ pub(super) fn batches(bytes: &[u8]) -> Result<(SchemaRef, Vec<RecordBatch>), Arr
 mod tests {
     use std::sync::Arc;
 
+    use corpusmill_proto::RemoteError;
     use datafusion::arrow::array::{BinaryArray, Int64Array};
     use datafusion::arrow::compute::concat_batches;
 
@@ -288,15 +275,12 @@ mod tests {
             expectation: "enough".into(),
             detail: "count(*) >= 10".into(),
         };
-        let back = to_error(from_error(&failed));
+        let back = CoordinatorError::from(RemoteError::Failed(from_error(&failed)));
         assert_eq!(
             (back.kind(), back.to_string()),
             (RemoteKind::Expectation, failed.to_string())
         );
-        assert!(matches!(
-            to_error(from_error(&CoordinatorError::Cancelled)),
-            CoordinatorError::Cancelled
-        ));
+        assert_eq!(from_error(&CoordinatorError::Cancelled).kind(), FailureKind::Cancelled);
     }
 
     #[test]

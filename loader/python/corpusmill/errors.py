@@ -9,6 +9,11 @@ __all__ = [
     "StateError",
     "CorruptBlockError",
     "ForkError",
+    "CoordinatorError",
+    "ScriptError",
+    "ExpectationError",
+    "BusyError",
+    "StoppedError",
     "SlowLoaderWarning",
 ]
 
@@ -35,6 +40,26 @@ class CorruptBlockError(CorpusmillError, OSError):
 
 class ForkError(CorpusmillError, RuntimeError):
     """A loader used in a forked process: threads do not survive a fork."""
+
+
+class CoordinatorError(CorpusmillError, ConnectionError):
+    """A coordinator that is not reached, refuses, or does not come back."""
+
+
+class ScriptError(CorpusmillError, RuntimeError):
+    """A statement that failed on the coordinator; the message begins with file, line and column where it has them."""
+
+
+class ExpectationError(ScriptError):
+    """An expectation failed the build: nothing was published."""
+
+
+class BusyError(ScriptError):
+    """Somebody else is writing there; the same call may succeed later."""
+
+
+class StoppedError(ScriptError):
+    """Somebody stopped the script, or the coordinator; the same call goes on from the last finished split."""
 
 
 class SlowLoaderWarning(UserWarning):
