@@ -29,7 +29,7 @@ struct Played {
 
 impl Played {
     fn call(&self, call: String) {
-        self.calls.lock().unwrap().push(call);
+        self.calls.lock().expect("no test panics with it").push(call);
     }
 }
 
@@ -52,7 +52,7 @@ impl Control for Handle {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Messages>, Status> {
         self.0.call(format!("watch from {}", request.into_inner().from));
-        let Some(messages) = self.0.watches.lock().unwrap().pop_front() else {
+        let Some(messages) = self.0.watches.lock().expect("no test panics with it").pop_front() else {
             // Nothing more happens until somebody cancels.
             let played = Arc::clone(&self.0);
             return Ok(Response::new(Box::pin(futures::stream::once(async move {
@@ -110,8 +110,8 @@ async fn conversation(watches: Vec<Vec<Result<Message, Status>>>) -> (Conversati
         watches: Mutex::new(watches.into()),
         ..Played::default()
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("corpusmill://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let url = format!("corpusmill://{}", listener.local_addr().expect("it is bound"));
     let service = ControlServer::new(Handle(Arc::clone(&played)));
     tokio::spawn(
         Server::builder()
@@ -123,7 +123,7 @@ async fn conversation(watches: Vec<Vec<Result<Message, Status>>>) -> (Conversati
         text: "SELECT 1".to_owned(),
         ..SubmitRequest::default()
     };
-    let remote = Remote::connect(&url).await.unwrap();
+    let remote = Remote::connect(&url).await.expect("it listens");
     (remote.run(request, cancel.clone()), played, cancel)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use corpusmill_tests::{Place, Program, Sandbox};
@@ -61,35 +61,45 @@ fn attributes(list: &Value) -> BTreeMap<String, String> {
 /// Takes spans over OTLP/HTTP; the first request is turned away, as by a collector that is full.
 struct Collector {
     address: SocketAddr,
-    spans: Arc<Mutex<Vec<Span>>>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+/// What came in.
+#[derive(Default)]
+struct Taken {
+    spans: Vec<Span>,
+    /// What was wrong with requests.
+    faults: Vec<String>,
 }
 
 impl Collector {
     fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let spans = Arc::new(Mutex::new(Vec::new()));
-        let taken = Arc::clone(&spans);
+        let taken = Arc::new(Mutex::new(Taken::default()));
+        let all = Arc::clone(&taken);
         std::thread::spawn(move || {
             for (number, stream) in listener.incoming().enumerate() {
-                // What is wrong with a request shows as a span that is missing.
-                let answered = stream
-                    .map_err(Into::into)
-                    .and_then(|stream| answer(stream, number > 0, &taken));
-                if let Err(error) = answered {
-                    eprintln!("a request to the collector: {error:#}");
+                let answered = stream.map_err(Into::into).and_then(|stream| answer(stream, number > 0));
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                match answered {
+                    Ok(spans) => all.spans.extend(spans),
+                    Err(error) => all.faults.push(format!("{error:#}")),
                 }
             }
         });
-        Ok(Self { address, spans })
+        Ok(Self { address, taken })
     }
 
     fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap().clone()
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(taken.faults.is_empty(), "{:?}", taken.faults);
+        taken.spans.clone()
     }
 }
 
-fn answer(stream: TcpStream, take: bool, spans: &Mutex<Vec<Span>>) -> Result<()> {
+/// Answers one request, and gives the spans that it took.
+fn answer(stream: TcpStream, take: bool) -> Result<Vec<Span>> {
     let mut reader = BufReader::new(stream);
     let mut head = Vec::new();
     loop {
@@ -100,11 +110,15 @@ fn answer(stream: TcpStream, take: bool, spans: &Mutex<Vec<Span>>) -> Result<()>
         }
         head.push(line.trim().to_lowercase());
     }
-    ensure!(head[0] == "post /v1/traces http/1.1", "{head:?}");
+    ensure!(
+        head.first().is_some_and(|line| line == "post /v1/traces http/1.1"),
+        "{head:?}"
+    );
     ensure!(head.contains(&"content-type: application/json".to_owned()), "{head:?}");
     let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.context("no length")?.parse()?];
     reader.read_exact(&mut body)?;
+    let mut spans = Vec::new();
     if take {
         let request: Value = serde_json::from_slice(&body)?;
         for resource in request["resourceSpans"].as_array().context("no resourceSpans")? {
@@ -112,17 +126,15 @@ fn answer(stream: TcpStream, take: bool, spans: &Mutex<Vec<Span>>) -> Result<()>
             let service = of.get("service.name").context("no service.name")?;
             for scope in resource["scopeSpans"].as_array().context("no scopeSpans")? {
                 let list = scope["spans"].as_array().context("no spans")?;
-                let list = list
-                    .iter()
-                    .map(|span| Span::of(service, span))
-                    .collect::<Result<Vec<_>>>()?;
-                spans.lock().unwrap().extend(list);
+                for span in list {
+                    spans.push(Span::of(service, span)?);
+                }
             }
         }
     }
     let status = if take { "200 OK" } else { "503 Service Unavailable" };
     write!(reader.get_mut(), "HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n{{}}")?;
-    Ok(())
+    Ok(spans)
 }
 
 fn place() -> Result<Place> {
