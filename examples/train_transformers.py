@@ -32,14 +32,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.loader:
+            if self.seen is not None:
+                with self.seen.open("a") as file:
+                    file.write(json.dumps([batch["step"], batch["row_slot"].tolist()]) + "\n")
             yield {
                 "input_ids": batch["input_ids"].to(self.device),
                 "attention_mask": batch["attention_mask"].to(self.device),
                 "labels": batch["label_id"].long().to(self.device),
             }
-            if self.seen is not None:
-                with self.seen.open("a") as file:
-                    file.write(json.dumps([batch["step"], batch["row_slot"].tolist()]) + "\n")
 
     def __len__(self) -> int:
         return len(self.loader)
