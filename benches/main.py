@@ -1,4 +1,4 @@
-"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline]``.
+"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline|duplicates]``.
 
 The folder keeps inputs between runs; the binary is an optimised `corpusmill`.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import samples
 import table
+from duplicates_bench import HASHES, DuplicatesBench
+from duplicates_bench import POSTS as DUPLICATE_POSTS
 from loader_bench import ROUNDS, LoaderBench
 from pipeline_bench import POSTS, PipelineBench
 
@@ -34,12 +36,14 @@ def _commit() -> str:
 
 def main() -> None:
     work, binary = Path(sys.argv[1]), Path(sys.argv[2])
-    wanted = sys.argv[3:] or ["loader", "pipeline"]
+    wanted = sys.argv[3:] or ["loader", "pipeline", "duplicates"]
     rows: list[table.Row] = []
     if "loader" in wanted:
         rows += LoaderBench(work / f"loader-{samples.SAMPLES}").run()
     if "pipeline" in wanted:
         rows += PipelineBench(work / f"pipeline-{POSTS}", binary).run()
+    if "duplicates" in wanted:
+        rows += DuplicatesBench(work / f"duplicates-{DUPLICATE_POSTS}-{HASHES}", binary).run()
     load = os.getloadavg()
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {_commit()}, {_machine()}, load {load[0]:.1f} at the end")
     print(f"{samples.SAMPLES:,} samples of {samples.SHORTEST} to {samples.LONGEST} tokens, best of {ROUNDS}")
