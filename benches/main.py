@@ -1,4 +1,4 @@
-"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline|cluster]``.
+"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline|cluster|duplicates]``.
 
 The folder keeps inputs between runs; the binary is an optimised `corpusmill`.
 """
@@ -16,6 +16,8 @@ import samples
 import table
 from cluster_bench import POSTS as CLUSTER_POSTS
 from cluster_bench import ClusterBench
+from duplicates_bench import HASHES, DuplicatesBench
+from duplicates_bench import POSTS as DUPLICATE_POSTS
 from loader_bench import ROUNDS, LoaderBench
 from pipeline_bench import POSTS, PipelineBench
 
@@ -36,7 +38,7 @@ def _commit() -> str:
 
 def main() -> None:
     work, binary = Path(sys.argv[1]), Path(sys.argv[2])
-    wanted = sys.argv[3:] or ["loader", "pipeline", "cluster"]
+    wanted = sys.argv[3:] or ["loader", "pipeline", "cluster", "duplicates"]
     rows: list[table.Row] = []
     if "loader" in wanted:
         rows += LoaderBench(work / f"loader-{samples.SAMPLES}").run()
@@ -44,6 +46,8 @@ def main() -> None:
         rows += PipelineBench(work / f"pipeline-{POSTS}", binary).run()
     if "cluster" in wanted:
         rows += ClusterBench(work / f"cluster-{CLUSTER_POSTS}", binary).run()
+    if "duplicates" in wanted:
+        rows += DuplicatesBench(work / f"duplicates-{DUPLICATE_POSTS}-{HASHES}", binary).run()
     load = os.getloadavg()
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {_commit()}, {_machine()}, load {load[0]:.1f} at the end")
     print(f"{samples.SAMPLES:,} samples of {samples.SHORTEST} to {samples.LONGEST} tokens, best of {ROUNDS}")

@@ -56,6 +56,16 @@ FROM media_duplicates((SELECT filename, p['hash'] AS hash, p['quality'] AS quali
                        FROM (SELECT filename, pdq(content) AS p FROM read_blob('input/media/*'))),
                       key => 'filename', hash => 'hash', quality => 'quality');
 
+-- What is known already: a hash list of some pictures, and which files match it.
+CREATE HASH LIST IF NOT EXISTS known_pictures WITH (signal = 'pdq', max_distance = 31, min_quality = 50) AS
+SELECT filename AS id, p['hash'] AS hash
+FROM (SELECT filename, pdq(content) AS p FROM read_blob('input/media/*')) WHERE p['quality'] >= 50 AND p['hash'] < '8';
+
+SELECT count(*) AS pictures, count(match_id) AS known, count(*) FILTER (WHERE match_id <> filename) AS by_another_file
+FROM hash_match((SELECT filename, p['hash'] AS hash, p['quality'] AS quality
+                 FROM (SELECT filename, pdq(content) AS p FROM read_blob('input/media/*'))),
+                HASHLIST known_pictures, key => 'filename', hash => 'hash', quality => 'quality');
+
 -- Evaluation sets: texts that were planted among the posts, as they are or edited, and posts that hold half of one.
 CREATE EXTERNAL TABLE IF NOT EXISTS eval_sets STORED AS PARQUET LOCATION 'input/eval_sets/';
 CREATE EXTERNAL TABLE IF NOT EXISTS planted_evals STORED AS PARQUET LOCATION 'input/truth/contamination/';

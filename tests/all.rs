@@ -16,6 +16,8 @@ mod cluster_faults;
 mod deploy;
 #[path = "all/docs_sql.rs"]
 mod docs_sql;
+#[path = "all/duplicates.rs"]
+mod duplicates;
 #[path = "all/exports.rs"]
 mod exports;
 #[path = "all/foreign_writer.rs"]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use corpusmill_sql::{
-    ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, SqlError, Statement, StatementKind,
+    HashList, ObjectKind, ObjectRef, RefreshCorpus, RunTime, Session, Show, Signal, SqlError, Statement, StatementKind,
 };
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -12,7 +12,7 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_plan::memory::MemoryStream;
 
 use crate::build::views::{self, Mode};
-use crate::catalog::{ObjectRow, Space, rfc3339};
+use crate::catalog::{BuildRow, ObjectRow, Space, rfc3339};
 use crate::corpus_plan::CorpusPlan;
 use crate::error::{CoordinatorError, Result};
 use crate::events::Outcome;
@@ -114,6 +114,7 @@ pub(crate) async fn show(workspace: &Workspace, show: Show) -> Result<Outcome> {
         Show::Tokenizers => show_objects(workspace, Space::Tokenizer, &[ObjectKind::Tokenizer]).await,
         Show::Models => show_objects(workspace, Space::Model, &[ObjectKind::Model]).await,
         Show::Functions => show_objects(workspace, Space::Function, &[ObjectKind::Function]).await,
+        Show::HashLists => show_hash_lists(workspace).await,
         Show::Schedules => show_schedules(workspace).await,
         other => Err(CoordinatorError::Invalid(format!(
             "SHOW {other:?}: this build has no such objects; they come with a later part"
@@ -182,6 +183,36 @@ fn objects_table(objects: &[ObjectRow]) -> Result<Outcome> {
         .text("updated_at", objects.iter().map(|o| Some(rfc3339(o.updated_ms))))
         .text("origin", objects.iter().map(|o| Some(&o.origin)))
         .text("definition", objects.iter().map(|o| Some(&o.sql)))
+        .rows()
+}
+
+/// The versions of all hash lists, the newest of each first, with what an index over them takes.
+async fn show_hash_lists(workspace: &Workspace) -> Result<Outcome> {
+    let mut rows: Vec<(String, BuildRow, Signal)> = Vec::new();
+    for object in workspace.catalog.objects(Space::Relation).await? {
+        if object.kind != ObjectKind::HashList.words() {
+            continue;
+        }
+        for build in workspace.objects.hash_list_versions(&object.name).await? {
+            let made = ObjectRow {
+                sql: build.sql.clone(),
+                ..object.clone()
+            };
+            if let StatementKind::CreateHashList(create) = CatalogObjects::statement(&made)?.kind {
+                rows.push((object.name.clone(), build, create.signal));
+            }
+        }
+    }
+    let index_bytes = |row: &(String, BuildRow, Signal)| HashList::index_bytes(row.2, row.1.rows.unwrap_or(0));
+    Table::new()
+        .text("name", rows.iter().map(|r| Some(&r.0)))
+        .number("version", rows.iter().map(|r| r.1.version))
+        .text("signal", rows.iter().map(|r| Some(r.2.name())))
+        .number("hashes", rows.iter().map(|r| r.1.rows))
+        .number("bytes", rows.iter().map(|r| r.1.bytes))
+        .number("index_bytes", rows.iter().map(index_bytes))
+        .text("made_at", rows.iter().map(|r| r.1.finished_ms.map(rfc3339)))
+        .text("definition", rows.iter().map(|r| Some(&r.1.sql)))
         .rows()
 }
 

@@ -204,7 +204,7 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
 }
 
 /// Folders below `_views` that are in use: the newest build of each view, and one that was the newest not long ago,
-/// because a query may still read it.
+/// because a query may still read it; and every version of a hash list.
 fn current_views(builds: &[BuildRow], oldest_kept_ms: i64) -> Vec<String> {
     let views: Vec<&BuildRow> = builds
         .iter()
@@ -217,6 +217,7 @@ fn current_views(builds: &[BuildRow], oldest_kept_ms: i64) -> Vec<String> {
         newer
             .filter_map(|newer| newer.finished_ms)
             .all(|finished| finished >= oldest_kept_ms)
+            || view.version.is_some()
     };
     views
         .iter()

@@ -1,14 +1,14 @@
 //! Answers the dialect's questions about names from the catalogue and the warehouse.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path as FilePath, PathBuf};
+use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use corpusmill_corpus::{CorpusError, Manifest, StoreOptions, open_store};
 use corpusmill_operators::RowFile;
 use corpusmill_sql::{
-    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, Model, ObjectKind, Objects, Relation,
+    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, HashList, Model, ObjectKind, Objects, Relation,
     Result as SqlResult, SqlError, Statement, StatementKind, Tokenizer, parse_script,
 };
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -17,7 +17,6 @@ use datafusion::error::DataFusionError;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::ParquetMetaDataReader;
-use datafusion::sql::parser::Statement as EngineStatement;
 use object_store::ObjectStoreExt as _;
 
 use crate::catalog::{Catalog, ObjectRow, Space};
@@ -26,9 +25,12 @@ use crate::inputs::digest;
 use crate::layout::{Layout, corpus_folder, view_folder};
 use crate::report::BuildState;
 
+mod hash_lists;
 mod models;
+mod paths;
 
 pub(crate) use models::describe_model;
+pub(crate) use paths::resolve_paths;
 
 /// Column of the quarantine that names the expectation.
 const REASON: &str = "_reason";
@@ -111,6 +113,10 @@ impl CatalogObjects {
         };
         if object.kind == ObjectKind::Corpus.words() {
             return Ok(None);
+        }
+        if object.kind == ObjectKind::HashList.words() {
+            let list = self.hash_list_of(name).await?;
+            return Ok(list.map(|list| Relation::Files(list.table.clone())));
         }
         if object.kind == ObjectKind::Table.words() {
             self.note(|seen| {
@@ -287,6 +293,7 @@ impl CatalogObjects {
                 ObjectKind::Table,
                 ObjectKind::View,
                 ObjectKind::MaterializedView,
+                ObjectKind::HashList,
                 ObjectKind::Corpus,
             ];
             if let Some(kind) = kinds.into_iter().find(|kind| kind.words() == object.kind) {
@@ -388,40 +395,6 @@ fn drops(manifest: &Manifest) -> Result<RecordBatch> {
     Ok(RecordBatch::try_from_iter(columns).map_err(DataFusionError::from)?)
 }
 
-/// Makes relative paths in a definition start from the folder in which the statement was first run.
-pub(crate) fn resolve_paths(statement: &mut Statement, base: &FilePath) {
-    let absolute = |location: &str| -> String {
-        if location.contains("://") || FilePath::new(location).is_absolute() {
-            return location.to_owned();
-        }
-        let joined: PathBuf = base.join(location);
-        let mut text = joined.to_string_lossy().into_owned();
-        // The slash at the end says that it is a folder.
-        if location.ends_with('/') && !text.ends_with('/') {
-            text.push('/');
-        }
-        text
-    };
-    match &mut statement.kind {
-        StatementKind::CreateTokenizer(create) => create.uri = absolute(&create.uri),
-        StatementKind::CreateModel(create) => create.uri = absolute(&create.uri),
-        StatementKind::CreateExternalTable(create) => {
-            for location in &mut create.locations {
-                *location = absolute(location);
-            }
-            if let EngineStatement::CreateExternalTable(definition) = create.definition.as_mut() {
-                definition.locations = create.locations.clone();
-            }
-        }
-        StatementKind::CopyTo(copy) => {
-            if let EngineStatement::CopyTo(copy) = copy.as_mut() {
-                copy.target = absolute(&copy.target);
-            }
-        }
-        _ => {}
-    }
-}
-
 /// Reads the file of a tokenizer.
 ///
 /// # Errors
@@ -474,6 +447,10 @@ impl Objects for CatalogObjects {
 
     async fn model(&self, name: &str) -> SqlResult<Option<Arc<Model>>> {
         self.model_of(name).await.map_err(to_sql)
+    }
+
+    async fn hash_list(&self, name: &str) -> SqlResult<Option<Arc<HashList>>> {
+        self.hash_list_of(name).await.map_err(to_sql)
     }
 
     async fn function(&self, name: &str) -> SqlResult<Option<CreateFunction>> {

@@ -81,6 +81,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
     match &statement.kind {
         StatementKind::CreateTokenizer(create) => statements::create_tokenizer(workspace, statement, create).await,
         StatementKind::CreateModel(create) => statements::create_model(workspace, statement, create).await,
+        StatementKind::CreateHashList(list) => statements::create_hash_list(workspace, session, statement, list).await,
         StatementKind::CreateFunction(create) => {
             statements::create_function(workspace, session, statement, create).await
         }

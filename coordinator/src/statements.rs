@@ -18,9 +18,11 @@ use crate::names::nearest;
 use crate::objects::{CatalogObjects, load_tokenizer, resolve_paths};
 use crate::workspace::Workspace;
 
+mod hash_list;
 mod model;
 mod rollback;
 
+pub(crate) use hash_list::create_hash_list;
 pub(crate) use model::create_model;
 
 /// What ALTER CORPUS changed.
@@ -428,7 +430,7 @@ pub(crate) async fn drop_object(workspace: &Workspace, drop: &DropObject) -> Res
         }
         workspace.catalog.forget_builds(name).await?;
     }
-    if drop.kind == ObjectKind::MaterializedView && found {
+    if matches!(drop.kind, ObjectKind::MaterializedView | ObjectKind::HashList) && found {
         workspace.layout.remove(&format!("_views/{name}")).await?;
         workspace.catalog.forget_builds(name).await?;
     }

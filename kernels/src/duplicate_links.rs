@@ -47,6 +47,33 @@ pub fn spanning_forest(edges: &mut Vec<Edge>, nodes: usize) {
     edges.retain(|edge| sets.union(edge.a, edge.b));
 }
 
+/// Chooses pairs that are enough for the clusters of all pairs: each node with its first and its nearest neighbour, one
+/// of every component that it joins, and every neighbour that has no smaller neighbour itself (the centres of stars).
+///
+/// `near(b, found)` gives the similarities and numbers of all nodes before `b` that are similar to it, in any order.
+#[must_use]
+pub fn enough_edges(nodes: usize, mut near: impl FnMut(u32, &mut Vec<(f64, u32)>)) -> Vec<Edge> {
+    let mut sets = UnionFind::new(nodes);
+    let mut centre = vec![true; nodes];
+    let mut edges = Vec::new();
+    let mut found: Vec<(f64, u32)> = Vec::new();
+    for (b, is_centre) in (0u32..).zip(0..nodes) {
+        found.clear();
+        near(b, &mut found);
+        found.sort_unstable_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));
+        let first = found.iter().map(|(_, a)| *a).min();
+        for (place, (similarity, a)) in found.iter().enumerate() {
+            let joins = sets.union(*a, b);
+            if place == 0 || joins || Some(*a) == first || centre[*a as usize] {
+                let similarity = *similarity;
+                edges.push(Edge { a: *a, b, similarity });
+            }
+        }
+        centre[is_centre] = !found.iter().any(|(_, a)| centre[*a as usize]);
+    }
+    edges
+}
+
 /// Puts the nodes `0..nodes` into clusters. The smaller a node's number, the rather it is a representative.
 ///
 /// - *Component*: connected components; `linked_to` is the next node on the way to the representative in the spanning

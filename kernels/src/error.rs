@@ -88,6 +88,16 @@ pub enum KernelError {
         /// Rows of the batch.
         rows: usize,
     },
+    /// A row of a file that a person gave is not what it should be.
+    #[error("{file}, row {row}: {problem}")]
+    FileRow {
+        /// The file, as it was named.
+        file: String,
+        /// The row, from 1.
+        row: usize,
+        /// What is wrong with it, and what was expected.
+        problem: String,
+    },
     /// Bytes that should be a state of this crate are not.
     #[error("{what}: {problem}")]
     Corrupt {

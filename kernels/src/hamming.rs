@@ -1,8 +1,7 @@
 //! 256-bit hashes that are near each other, by multi-index hashing.
 
-use crate::duplicate_links::Edge;
-use crate::pdq::PdqHash;
-use crate::union_find::UnionFind;
+use crate::duplicate_links::{Edge, enough_edges};
+use crate::pdq::{PdqHash, pdq_distance};
 
 /// Pieces that a hash is cut into, of 16 bits each.
 const PIECES: usize = 16;
@@ -33,11 +32,48 @@ impl HammingIndex {
     /// # Panics
     /// If there are 2³² hashes or more.
     #[must_use]
-    pub fn new(hashes: &[PdqHash]) -> Self {
+    pub fn new(hashes: impl IntoIterator<Item = PdqHash>) -> Self {
+        let hashes: Vec<[u64; 4]> = hashes.into_iter().map(|hash| words(&hash)).collect();
         assert!(u32::try_from(hashes.len()).is_ok(), "hashes are numbered by 32 bits");
-        let hashes: Vec<[u64; 4]> = hashes.iter().map(words).collect();
         let tables = (0..PIECES).map(|piece| Table::new(&hashes, piece)).collect();
         Self { hashes, tables }
+    }
+
+    /// Bytes of memory that an index over so many hashes takes: 96 for each, and 4 MiB.
+    #[must_use]
+    pub fn bytes_of(hashes: usize) -> usize {
+        hashes * (size_of::<[u64; 4]>() + PIECES * size_of::<u32>()) + PIECES * Table::FIXED_BYTES
+    }
+
+    /// The hash of a number.
+    ///
+    /// # Panics
+    /// If there is none of that number.
+    #[must_use]
+    pub fn hash(&self, number: u32) -> PdqHash {
+        let words = self.hashes[number as usize].map(u64::to_le_bytes);
+        std::array::from_fn(|i| words[i / 8][i % 8])
+    }
+
+    /// Finds the hashes at the least distance, if it is at most `distance_max`: the distance and their numbers.
+    ///
+    /// # Panics
+    /// As [`near`](Self::near).
+    #[must_use]
+    pub fn nearest(&self, hash: &PdqHash, distance_max: u32) -> Option<(u32, Vec<u32>)> {
+        let mut least = u32::MAX;
+        let mut numbers = Vec::new();
+        self.near(hash, distance_max, |number, distance| {
+            if distance < least {
+                least = distance;
+                numbers.clear();
+            }
+            if distance == least {
+                numbers.push(number);
+            }
+        });
+        numbers.sort_unstable();
+        (!numbers.is_empty()).then_some((least, numbers))
     }
 
     /// Calls `found(number, distance)` once for each hash within `distance_max` bits, in no particular order.
@@ -66,6 +102,9 @@ impl HammingIndex {
 }
 
 impl Table {
+    /// Bytes of the table of a piece that do not depend on the hashes.
+    const FIXED_BYTES: usize = ((1 << 16) + 1) * size_of::<u32>();
+
     fn new(hashes: &[[u64; 4]], piece: usize) -> Self {
         let mut starts = vec![0u32; (1 << 16) + 1];
         for hash in hashes {
@@ -107,38 +146,38 @@ fn first_piece(a: &[u64; 4], b: &[u64; 4], one_bit: bool) -> usize {
         .unwrap_or(PIECES)
 }
 
-/// Finds pairs of hashes within `distance_max` bits that are enough for their clusters, with the share of equal bits as
-/// similarity: each hash with its first and its nearest neighbour, one of every component that it joins, and every
-/// neighbour that has no smaller neighbour itself (the centres of stars).
+/// Finds the distance of two pictures that have one hash each, or one for each way in which they may be turned: that of
+/// their nearest hashes; `None` where one has none.
+#[must_use]
+pub fn least_distance(a: &[PdqHash], b: &[PdqHash]) -> Option<u32> {
+    a.iter().flat_map(|a| b.iter().map(|b| pdq_distance(a, b))).min()
+}
+
+/// Finds pairs of pictures within `distance_max` bits ([`least_distance`]) that are enough for their clusters
+/// ([`enough_edges`]), with the share of equal bits as similarity.
 ///
 /// # Panics
 /// As [`HammingIndex::near`] and [`HammingIndex::new`].
 #[must_use]
-pub fn hamming_edges(hashes: &[PdqHash], distance_max: u32) -> Vec<Edge> {
-    let index = HammingIndex::new(hashes);
-    let mut sets = UnionFind::new(hashes.len());
-    let mut centre = vec![true; hashes.len()];
-    let mut edges = Vec::new();
-    let mut near: Vec<(u32, u32)> = Vec::new();
-    for (b, hash) in (0u32..).zip(hashes) {
-        near.clear();
-        index.near(hash, distance_max, |a, distance| {
-            if a < b {
-                near.push((distance, a));
-            }
-        });
-        near.sort_unstable();
-        let first = near.iter().map(|(_, a)| *a).min();
-        for (place, (distance, a)) in near.iter().enumerate() {
-            let joins = sets.union(*a, b);
-            if place == 0 || joins || Some(*a) == first || centre[*a as usize] {
-                let similarity = 1.0 - f64::from(*distance) / 256.0;
-                edges.push(Edge { a: *a, b, similarity });
-            }
+pub fn hamming_edges(pictures: &[impl AsRef<[PdqHash]>], distance_max: u32) -> Vec<Edge> {
+    let index = HammingIndex::new(pictures.iter().flat_map(AsRef::as_ref).copied());
+    let numbers = (0u32..).zip(pictures);
+    let owners: Vec<u32> = numbers
+        .flat_map(|(number, picture)| picture.as_ref().iter().map(move |_| number))
+        .collect();
+    enough_edges(pictures.len(), |b, near| {
+        for hash in pictures[b as usize].as_ref() {
+            index.near(hash, distance_max, |number, distance| {
+                let a = owners[number as usize];
+                if a < b {
+                    near.push((1.0 - f64::from(distance) / 256.0, a));
+                }
+            });
         }
-        centre[b as usize] = !near.iter().any(|(_, a)| centre[*a as usize]);
-    }
-    edges
+        // A turned picture is met more than once: by its nearest hashes, it counts.
+        near.sort_unstable_by(|x, y| x.1.cmp(&y.1).then(y.0.total_cmp(&x.0)));
+        near.dedup_by_key(|(_, a)| *a);
+    })
 }
 
 #[cfg(test)]
@@ -148,7 +187,6 @@ mod tests {
 
     use super::*;
     use crate::duplicate_links::{ClusterShape, duplicate_links};
-    use crate::pdq::pdq_distance;
 
     /// Families of hashes: some bits of a base are flipped.
     fn hashes(families: &[(u64, Vec<Vec<u8>>)]) -> Vec<PdqHash> {
@@ -174,7 +212,7 @@ mod tests {
             distance_max in 0u32..=31,
         ) {
             let hashes = hashes(&families);
-            let index = HammingIndex::new(&hashes);
+            let index = HammingIndex::new(hashes.iter().copied());
             for hash in &hashes {
                 let mut found = Vec::new();
                 index.near(hash, distance_max, |number, distance| found.push((number, distance)));
@@ -184,6 +222,11 @@ mod tests {
                     .map(|(number, other)| (number, pdq_distance(hash, other)))
                     .filter(|(_, distance)| *distance <= distance_max)
                     .collect();
+                let least = want.iter().map(|(_, distance)| *distance).min();
+                let at_least = want.iter().filter(|(_, distance)| Some(*distance) == least);
+                let at_least: Vec<u32> = at_least.map(|(number, _)| *number).collect();
+                prop_assert!(want.iter().any(|(number, distance)| *distance == 0 && index.hash(*number) == *hash));
+                prop_assert_eq!(index.nearest(hash, distance_max), least.map(|least| (least, at_least)));
                 prop_assert_eq!(found, want);
             }
         }
@@ -192,15 +235,19 @@ mod tests {
         fn the_edges_are_enough_for_components_and_stars(
             families in prop::collection::vec((0u64..3, prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 1..8)), 1..4),
         ) {
-            let hashes = hashes(&families);
-            let n = hashes.len() as u32;
+            // One to three hashes a picture.
+            let pictures: Vec<Vec<PdqHash>> = hashes(&families)
+                .chunk_by(|a, b| a[0] % 3 < b[0] % 3)
+                .map(<[PdqHash]>::to_vec)
+                .collect();
+            let n = pictures.len() as u32;
             let all: Vec<Edge> = (0..n)
                 .flat_map(|b| (0..b).map(move |a| (a, b)))
-                .map(|(a, b)| (a, b, pdq_distance(&hashes[a as usize], &hashes[b as usize])))
+                .map(|(a, b)| (a, b, least_distance(&pictures[a as usize], &pictures[b as usize]).unwrap()))
                 .filter(|(_, _, distance)| *distance <= 31)
                 .map(|(a, b, distance)| Edge { a, b, similarity: 1.0 - f64::from(distance) / 256.0 })
                 .collect();
-            let edges = hamming_edges(&hashes, 31);
+            let edges = hamming_edges(&pictures, 31);
             prop_assert!(edges.iter().all(|edge| all.contains(edge)));
             for shape in [ClusterShape::Component, ClusterShape::Star] {
                 let of = |edges: &[Edge]| -> Vec<u32> {

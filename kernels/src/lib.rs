@@ -7,6 +7,8 @@
 //!             ├──► quality_signals
 //!             └──► shingles ──► minhash: bands, sketches ──► near_pairs ──► similarity ──► duplicate_links
 //!  pictures    ──► pdq ──► hamming ──► duplicate_links
+//!  embeddings  ──► vectors: k-means, cosines ──► duplicate_links
+//!  hash files  ──► hash_list ──► hamming                               (lists that others keep)
 //!  pairs       ──► union_find::components ──► split::assign          (no group straddles a split)
 //!  floats      ──► ExactSum              counts ──► psi
 //! ```
@@ -27,6 +29,7 @@ pub mod duplicate_links;
 mod error;
 mod exact_sum;
 pub mod hamming;
+pub mod hash_list;
 mod lang;
 pub mod minhash;
 pub mod near_pairs;
@@ -39,6 +42,8 @@ pub mod split;
 pub mod text;
 mod tokenize;
 pub mod union_find;
+pub mod vectors;
+pub mod windows;
 
 pub use agreement::Agreement;
 pub use error::{KernelError, Result};

@@ -11,7 +11,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as EngineResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
-use datafusion::sql::sqlparser::ast::{self, Query, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, Query, TableFactor, Visit, Visitor};
 
 use crate::error::{Result, SqlError};
 use crate::functions::embed;
@@ -66,6 +66,65 @@ fn called_functions(query: &Query) -> BTreeSet<String> {
     let mut calls = Calls(BTreeSet::new());
     let _ = query.visit(&mut calls);
     calls.0
+}
+
+/// The texts that an argument has in calls of a table function: `f(…, argument => 'text')`.
+pub(crate) fn named_arguments(query: &Query, function: &str, argument: &str) -> BTreeSet<String> {
+    struct Texts<'a> {
+        function: &'a str,
+        argument: &'a str,
+        found: BTreeSet<String>,
+    }
+    impl Visitor for Texts<'_> {
+        type Break = ();
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            if let TableFactor::Table {
+                name,
+                args: Some(arguments),
+                ..
+            } = factor
+                && is_called(name, self.function)
+            {
+                for argument in &arguments.args {
+                    if let FunctionArg::Named {
+                        name,
+                        arg: FunctionArgExpr::Expr(value),
+                        ..
+                    } = argument
+                        && crate::script::normalized_ident(name) == self.argument
+                    {
+                        self.found.extend(text_of(value));
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut texts = Texts {
+        function,
+        argument,
+        found: BTreeSet::new(),
+    };
+    let _ = query.visit(&mut texts);
+    texts.found
+}
+
+/// True where a bare name is that of a function.
+pub(crate) fn is_called(name: &ast::ObjectName, wanted: &str) -> bool {
+    match name.0.as_slice() {
+        [part] => part
+            .as_ident()
+            .is_some_and(|ident| crate::script::normalized_ident(ident) == wanted),
+        _ => false,
+    }
+}
+
+/// The text of a constant.
+pub(crate) fn text_of(expression: &ast::Expr) -> Option<String> {
+    match expression {
+        ast::Expr::Value(value) => value.value.clone().into_string(),
+        _ => None,
+    }
 }
 
 /// Replaces calls such as `tokenize(s, 'name')` by calls of a function that carries the tokenizer itself.

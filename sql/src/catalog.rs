@@ -1,8 +1,8 @@
 //! The engine's view of named objects: each name is looked up when a statement needs it.
 //!
 //! ```text
-//! t               external table, view, materialised view, newest version of a corpus
-//! "c@3"           version 3 of corpus c        (written: c VERSION AS OF 3)
+//! t               external table, view, materialised view, newest version of a corpus or hash list
+//! "c@3"           version 3 of corpus or list c    (written: c VERSION AS OF 3)
 //! c.quarantine    rows that an expectation put aside
 //! c.drops         rows left out, counted by reason
 //! ```
@@ -131,7 +131,10 @@ impl SchemaProvider for MainSchema {
         }
         match objects.corpus(bare, version).await? {
             Some(corpus) => Ok(Some(Arc::new(corpus.data))),
-            None => Ok(None),
+            None => match objects.hash_list(name).await? {
+                Some(list) => Ok(Some(Arc::new(list.table.clone()))),
+                None => Ok(None),
+            },
         }
     }
 

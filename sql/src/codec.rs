@@ -12,6 +12,7 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUD
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
+use crate::functions::nearest_hash::NearestHash;
 use crate::functions::tokenize::TokenizerFunction;
 use crate::python::PythonFunction;
 use crate::table_functions::read_blob;
@@ -34,6 +35,7 @@ const TOKENIZERS_MAX: usize = 32;
 ///   read_blob                            "CMP1" 2 + format, scan
 ///   tokenize(…) bound to its tokenizer   name, max_length, digest + the file, compressed
 ///   embed(…) bound to its model          description, digest
+///   nearest_hash(…) of a hash list       where its files are
 ///   Python functions                     definition, Arrow types
 ///   everything else                      the inner codec; functions by name from the session's registry
 /// ```
@@ -154,6 +156,7 @@ impl PhysicalExtensionCodec for PlanCodec {
                 Ok(Arc::new(TokenizerFunction::carrying(name, tokenizer)?))
             }
             Carried::Model(spec) => Ok(Arc::new(ModelFunction::udf(Arc::new(spec.clone())))),
+            Carried::HashList(list) => Ok(Arc::new(NearestHash::udf(Arc::new(list.clone())))),
             Carried::Python(definition) => Ok(Arc::new(ScalarUDF::new_from_impl(definition.function(rest)?))),
         }
     }
@@ -174,6 +177,9 @@ impl PhysicalExtensionCodec for PlanCodec {
         }
         if let Some(function) = ModelFunction::of(node) {
             return Carried::Model(function.spec().as_ref().clone()).write(&[], buf);
+        }
+        if let Some(function) = NearestHash::of(node) {
+            return Carried::HashList(function.list().clone()).write(&[], buf);
         }
         if ["run_start", "run_end"].contains(&node.name()) {
             // Planning makes a constant of it; by name alone another process would put its own time there.

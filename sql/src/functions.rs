@@ -8,12 +8,14 @@ mod content_hash;
 pub(crate) mod duplicate_links;
 pub(crate) mod embed;
 pub(crate) mod exact_sum;
+pub(crate) mod gathered_pairs;
 pub(crate) mod group_components;
-pub(crate) mod hamming_pairs;
+pub(crate) mod hash_list;
 mod jaccard;
 mod lang_id;
 pub(crate) mod near_pairs;
 pub(crate) mod near_text;
+pub(crate) mod nearest_hash;
 mod normalize_text;
 pub(crate) mod order_key;
 pub(crate) mod pdq;
@@ -24,6 +26,8 @@ pub(crate) mod run_time;
 pub(crate) mod split_of;
 mod text_function;
 pub(crate) mod tokenize;
+pub(crate) mod vectors;
+pub(crate) mod windows;
 
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::execution::{FunctionRegistry, SessionState};
@@ -64,6 +68,10 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(content_hash::function()),
         Function::Scalar(content_hash::content_id()),
         Function::Scalar(embed::function()),
+        Function::Scalar(hash_list::hash_entries()),
+        Function::Scalar(hash_list::hash_text()),
+        Function::Scalar(hash_list::listed_hash()),
+        Function::Scalar(hash_list::listed_id()),
         Function::Scalar(jaccard::function()),
         Function::Scalar(lang_id::function()),
         Function::Scalar(near_text::bands()),
@@ -82,15 +90,23 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(tokenize::tokenize()),
         Function::Scalar(tokenize::token_count()),
         Function::Scalar(tokenize::detokenize()),
+        Function::Scalar(vectors::unit()),
+        Function::Scalar(vectors::cosine()),
+        Function::Scalar(vectors::placed()),
+        Function::Scalar(windows::of_text()),
+        Function::Scalar(windows::share()),
         Function::Aggregate(agreement::alpha()),
         Function::Aggregate(agreement::kappa()),
         Function::Aggregate(duplicate_links::function()),
         Function::Aggregate(exact_sum::sum()),
         Function::Aggregate(exact_sum::avg()),
         Function::Aggregate(group_components::function()),
-        Function::Aggregate(hamming_pairs::function()),
+        Function::Aggregate(gathered_pairs::cosine()),
+        Function::Aggregate(gathered_pairs::hamming()),
         Function::Aggregate(near_pairs::function()),
         Function::Aggregate(psi_counts::function()),
+        Function::Aggregate(vectors::centres()),
+        Function::Aggregate(windows::merged_spans()),
     ];
     functions.extend(of_run_time(run_time));
     functions

@@ -26,6 +26,7 @@ mod codec;
 mod error;
 mod expectations;
 mod functions;
+mod hash_lists;
 mod models;
 mod objects;
 mod plan_errors;
@@ -42,9 +43,11 @@ mod tests;
 
 pub use codec::PlanCodec;
 pub use corpusmill_kernels::Tokenizer;
+pub use corpusmill_kernels::hash_list::Signal;
 pub use error::{Fault, Result, SqlError};
 pub use functions::plain_functions;
 pub use functions::tokenize::TokenizerFunction;
+pub use hash_lists::HashList;
 pub use models::{Model, ModelOutput, ModelValue};
 pub use objects::{CorpusTable, NoObjects, Objects, Relation};
 pub use python::PythonFunction;
@@ -53,7 +56,7 @@ pub use session::{RunTime, Session, SessionOptions, session};
 pub use source_text::{Position, SqlText};
 pub use sources::{DataFile, FileTable};
 pub use statement::{
-    AlterCorpus, AlterCorpusAction, Call, CreateCorpus, CreateExternalTable, CreateFunction, CreateModel,
-    CreateTokenizer, CreateView, DropObject, Expectation, ExpectationScope, ModelColumnType, ObjectKind, ObjectRef,
-    RefreshCorpus, Schedule, Show, Statement, StatementKind, ViolationAction,
+    AlterCorpus, AlterCorpusAction, Call, CreateCorpus, CreateExternalTable, CreateFunction, CreateHashList,
+    CreateModel, CreateTokenizer, CreateView, DropObject, Expectation, ExpectationScope, HashSource, ModelColumnType,
+    ObjectKind, ObjectRef, RefreshCorpus, Schedule, Show, Statement, StatementKind, ViolationAction,
 };

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use corpusmill_operators::{ModelSource, ModelSpec, ModelTask};
-use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, Query, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, Query, Visit, Visitor};
 
+use crate::bind::{is_called, named_arguments, text_of};
 use crate::error::{Result, SqlError};
 use crate::functions::embed;
 use crate::plan_errors::find_word;
-use crate::script::normalized_ident;
 use crate::session::Session;
 use crate::source_text::SqlText;
 use crate::statement::{CreateModel, ModelColumnType, ObjectKind};
@@ -145,45 +145,8 @@ fn named_models(query: &Query) -> BTreeSet<String> {
             }
             ControlFlow::Continue(())
         }
-
-        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-            if let TableFactor::Table {
-                name,
-                args: Some(arguments),
-                ..
-            } = factor
-                && is_called(name, ml_predict::NAME)
-            {
-                for argument in &arguments.args {
-                    if let FunctionArg::Named {
-                        name,
-                        arg: FunctionArgExpr::Expr(value),
-                        ..
-                    } = argument
-                        && normalized_ident(name) == ml_predict::MODEL
-                    {
-                        self.0.extend(text_of(value));
-                    }
-                }
-            }
-            ControlFlow::Continue(())
-        }
     }
-    let mut names = Names(BTreeSet::new());
+    let mut names = Names(named_arguments(query, ml_predict::NAME, ml_predict::MODEL));
     let _ = query.visit(&mut names);
     names.0
-}
-
-fn is_called(name: &ast::ObjectName, wanted: &str) -> bool {
-    match name.0.as_slice() {
-        [part] => part.as_ident().is_some_and(|ident| normalized_ident(ident) == wanted),
-        _ => false,
-    }
-}
-
-fn text_of(expression: &ast::Expr) -> Option<String> {
-    match expression {
-        ast::Expr::Value(value) => value.value.clone().into_string(),
-        _ => None,
-    }
 }

@@ -8,6 +8,7 @@ use corpusmill_kernels::Tokenizer;
 use datafusion::arrow::array::RecordBatch;
 
 use crate::error::Result;
+use crate::hash_lists::HashList;
 use crate::models::Model;
 use crate::sources::FileTable;
 use crate::statement::{CreateFunction, ObjectKind, Statement};
@@ -29,6 +30,11 @@ pub trait Objects: Send + Sync + Debug {
 
     /// A model, described; without models there is none of any name.
     async fn model(&self, _name: &str) -> Result<Option<Arc<Model>>> {
+        Ok(None)
+    }
+
+    /// A version of a hash list, written `name@version`, or its newest; without hash lists there is none of any name.
+    async fn hash_list(&self, _name: &str) -> Result<Option<Arc<HashList>>> {
         Ok(None)
     }
 

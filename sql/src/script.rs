@@ -10,6 +10,7 @@
 mod corpus;
 mod create;
 mod cursor;
+mod hash_list;
 mod inspect;
 mod lexer;
 mod model;

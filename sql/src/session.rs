@@ -28,7 +28,7 @@ use crate::sources;
 use crate::sources::stores::StoresOnDemand;
 use crate::statement::{CreateExternalTable, CreateView, Statement, StatementKind};
 use crate::table_functions;
-use crate::{asof, bind, expectations, models};
+use crate::{asof, bind, expectations, hash_lists, models};
 
 /// How much of the machine a session may use.
 #[derive(Debug, Clone)]
@@ -208,6 +208,7 @@ impl Session {
             | StatementKind::Set(engine) => self.plan_engine(engine, &statement.text).await,
             StatementKind::CreateView(view) | StatementKind::CreateMaterializedView(view) => self.plan_view(view).await,
             StatementKind::CreateCorpus(corpus) => self.plan_query(&corpus.query).await,
+            StatementKind::CreateHashList(list) => hash_lists::plan(self, list, &statement.text).await,
             _ => Err(SqlError::Unsupported(Fault::at(
                 &statement.text,
                 Some(statement.position()),
@@ -381,7 +382,8 @@ impl Session {
             bind::bind_models(plan)
         };
         let query = query_of(&mut statement.clone()).cloned();
-        let plan = Box::pin(models::with_named(self, query.as_ref(), text, planned)).await??;
+        let planned = hash_lists::with_named(self, query.as_ref(), text, planned);
+        let plan = Box::pin(models::with_named(self, query.as_ref(), text, planned)).await???;
         bind::bind_tokenizers(self, plan, text).await
     }
 }

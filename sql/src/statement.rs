@@ -1,5 +1,6 @@
 //! The statements of the dialect, as data.
 
+use corpusmill_kernels::hash_list::Signal;
 use corpusmill_operators::ModelTask;
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast;
@@ -59,6 +60,8 @@ pub enum StatementKind {
     CreateTokenizer(CreateTokenizer),
     /// `CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name INPUT (…) OUTPUT (…) WITH (uri = …)`
     CreateModel(CreateModel),
+    /// `CREATE [OR REPLACE] HASH LIST [IF NOT EXISTS] name WITH (signal = …) [AS SELECT …]`
+    CreateHashList(CreateHashList),
     /// `CREATE [OR REPLACE] FUNCTION f(a TYPE, …) RETURNS TYPE LANGUAGE python AS $$…$$`
     CreateFunction(CreateFunction),
     /// `CREATE EXTERNAL TABLE name … STORED AS … LOCATION …`
@@ -138,6 +141,34 @@ pub enum ModelColumnType {
     Float,
     /// `FLOAT ARRAY`
     FloatArray,
+}
+
+/// A list of hashes to be known by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateHashList {
+    /// Its name.
+    pub name: String,
+    /// `OR REPLACE` was written.
+    pub or_replace: bool,
+    /// `IF NOT EXISTS` was written.
+    pub if_not_exists: bool,
+    /// What its hashes are made of.
+    pub signal: Signal,
+    /// Greatest distance of a match in bits; 0 for signals that match exactly.
+    pub max_distance: u32,
+    /// Least quality of a row's hash that is looked up, from 0 to 100; 0 for signals that match exactly.
+    pub min_quality: u32,
+    /// Where its entries come from.
+    pub source: HashSource,
+}
+
+/// Where the entries of a hash list come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashSource {
+    /// Path, glob or URL of files.
+    Files(String),
+    /// A query with a column `hash`, and `id` if entries have one.
+    Query(SqlText),
 }
 
 /// A Python function, vectorised over Arrow arrays.
@@ -354,6 +385,8 @@ pub enum ObjectKind {
     Tokenizer,
     /// A model.
     Model,
+    /// A hash list.
+    HashList,
     /// A Python function.
     Function,
     /// A corpus.
@@ -369,6 +402,7 @@ impl ObjectKind {
             ObjectKind::MaterializedView => "materialized view",
             ObjectKind::Tokenizer => "tokenizer",
             ObjectKind::Model => "model",
+            ObjectKind::HashList => "hash list",
             ObjectKind::Function => "function",
             ObjectKind::Corpus => "corpus",
         }

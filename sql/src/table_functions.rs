@@ -16,12 +16,15 @@ mod clusters;
 mod connected_components;
 mod contamination;
 mod exact_duplicates;
+pub(crate) mod hash_match;
 mod label_conflicts;
 mod media_duplicates;
 pub(crate) mod ml_predict;
 mod near_duplicates;
 pub(crate) mod read_blob;
 mod relation;
+mod semantic_duplicates;
+mod substring_duplicates;
 
 use std::sync::Arc;
 
@@ -40,17 +43,18 @@ pub(crate) const NAMES: &[&str] = &[
     "connected_components",
     "contamination",
     "exact_duplicates",
+    "hash_match",
     "label_conflicts",
     "media_duplicates",
     "ml_predict",
     "near_duplicates",
     "read_blob",
+    "semantic_duplicates",
+    "substring_duplicates",
 ];
 
 /// Table functions of the dialect that a later part brings.
 const LATER: &[&str] = &[
-    "semantic_duplicates",
-    "hash_match",
     "resolve_labels",
     "nearest_neighbors",
     "hard_negatives",
@@ -116,9 +120,12 @@ impl TableFunctionPlanner {
             "exact_duplicates" => exact_duplicates::plan(arguments, context),
             "connected_components" => connected_components::plan(arguments),
             "contamination" => contamination::plan(arguments),
+            "hash_match" => hash_match::plan(arguments),
             "label_conflicts" => label_conflicts::plan(arguments),
             "media_duplicates" => media_duplicates::plan(arguments, context),
             "near_duplicates" => near_duplicates::plan(arguments, context),
+            "semantic_duplicates" => semantic_duplicates::plan(arguments, context),
+            "substring_duplicates" => substring_duplicates::plan(arguments),
             "ml_predict" => ml_predict::plan(arguments),
             _ => read_blob::plan(arguments),
         }

@@ -5,10 +5,13 @@ mod codec;
 mod corpora;
 mod functions;
 mod graphs;
+mod hash_lists;
 mod near_duplicates;
 mod planning;
 mod python;
+mod semantic_duplicates;
 mod sources;
+mod substring_duplicates;
 mod table_functions;
 
 use std::collections::HashMap;
@@ -20,6 +23,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::Result;
+use crate::hash_lists::HashList;
 use crate::objects::{CorpusTable, Objects, Relation};
 use crate::script::parse_script;
 use crate::session::{Session, SessionOptions, session};
@@ -32,6 +36,7 @@ struct Script {
     functions: HashMap<String, CreateFunction>,
     corpora: HashMap<String, CorpusTable>,
     tokenizers: HashMap<String, Arc<Tokenizer>>,
+    lists: HashMap<String, Arc<HashList>>,
 }
 
 impl Script {
@@ -75,6 +80,10 @@ impl Objects for Script {
         Ok(self.tokenizers.get(name).cloned())
     }
 
+    async fn hash_list(&self, name: &str) -> Result<Option<Arc<HashList>>> {
+        Ok(self.lists.get(name).cloned())
+    }
+
     async fn function(&self, name: &str) -> Result<Option<CreateFunction>> {
         Ok(self.functions.get(name).cloned())
     }
@@ -82,10 +91,12 @@ impl Objects for Script {
     async fn names(&self) -> Result<Vec<(ObjectKind, String)>> {
         let views = self.relations.keys().map(|name| (ObjectKind::View, name));
         let corpora = self.corpora.keys().map(|name| (ObjectKind::Corpus, name));
+        let lists = self.lists.keys().map(|name| (ObjectKind::HashList, name));
         let tokenizers = self.tokenizers.keys().map(|name| (ObjectKind::Tokenizer, name));
         Ok(views
             .chain(corpora)
             .chain(tokenizers)
+            .chain(lists)
             .map(|(kind, name)| (kind, name.clone()))
             .collect())
     }

@@ -1,4 +1,4 @@
-//! Materialised views: steps that are committed once and shared by every statement that reads them.
+//! Materialised views and hash lists: steps that are committed once and shared by every statement that reads them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use corpusmill_operators::{Receipt, RowSink, WriteRows, failpoint, with_sources};
-use corpusmill_sql::{CreateView, RunTime, Session, SqlError, Statement, StatementKind};
+use corpusmill_sql::{ObjectKind, RunTime, Session, SqlError, SqlText, Statement, StatementKind};
 use corpusmill_traces::Span;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
@@ -73,34 +73,67 @@ struct ViewPlan {
     sql_digest: String,
 }
 
-fn step_name(view: &str) -> String {
-    format!("view {view}")
+/// What is made of a statement, and read from files afterwards.
+struct Made<'a> {
+    kind: ObjectKind,
+    name: &'a str,
+    query: &'a SqlText,
+}
+
+impl<'a> Made<'a> {
+    fn of(statement: &'a Statement) -> Option<Self> {
+        match &statement.kind {
+            StatementKind::CreateMaterializedView(view) => Some(Self {
+                kind: ObjectKind::MaterializedView,
+                name: &view.name,
+                query: &view.query,
+            }),
+            StatementKind::CreateHashList(list) => Some(Self {
+                kind: ObjectKind::HashList,
+                name: &list.name,
+                query: &statement.text,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The kind as steps and builds are called.
+    fn word(&self) -> &'static str {
+        match self.kind {
+            ObjectKind::HashList => "hash list",
+            _ => "view",
+        }
+    }
+
+    fn step_name(&self) -> String {
+        format!("{} {}", self.word(), self.name)
+    }
 }
 
 impl Walk<'_> {
     /// Depth first: what a view reads is up to date before the view is planned.
     async fn visit(&mut self, name: &str) -> Result<()> {
-        if self.done.iter().any(|step| step.name == step_name(name)) {
-            return Ok(());
-        }
         if self.open.iter().any(|open| open == name) {
             return Err(CoordinatorError::Invalid(format!(
                 "materialized view {name} reads itself: {} → {name}",
                 self.open.join(" → ")
             )));
         }
-        self.open.push(name.to_owned());
         let statement = self.definition(name).await?;
-        let StatementKind::CreateMaterializedView(view) = &statement.kind else {
+        let Some(made) = Made::of(&statement) else {
             return Err(CoordinatorError::Object(format!("{name} is not a materialized view")));
         };
+        if self.done.iter().any(|step| step.name == made.step_name()) {
+            return Ok(());
+        }
+        self.open.push(name.to_owned());
         self.workspace.objects.take_seen();
         self.session.plan(&statement).await?;
         let reads = self.workspace.objects.take_seen().views;
         for inner in reads.iter().filter(|inner| *inner != name) {
             Box::pin(self.visit(inner)).await?;
         }
-        let step = self.step(&statement, view).await?;
+        let step = self.step(&statement, &made).await?;
         self.done.push(step);
         self.open.pop();
         Ok(())
@@ -112,28 +145,28 @@ impl Walk<'_> {
         CatalogObjects::statement(&object)
     }
 
-    async fn step(&self, statement: &Statement, view: &CreateView) -> Result<StepReport> {
+    async fn step(&self, statement: &Statement, view: &Made<'_>) -> Result<StepReport> {
         let plan = self.plan(statement, view).await?;
-        let builds = self.workspace.catalog.builds_of(&view.name).await?;
+        let builds = self.workspace.catalog.builds_of(view.name).await?;
         let made = builds.into_iter().find(|row| row.state == BuildState::Committed);
         match made.filter(|row| row.fingerprint == plan.fingerprint && !self.mode.full) {
             Some(row) => {
-                let step = reused(&view.name, &row);
+                let step = reused(view, &row);
                 if !self.mode.dry {
                     self.workspace.step_finished(&row.id, &step);
                 }
                 Ok(step)
             }
-            None if self.mode.dry => Ok(expected(&view.name, &plan.physical)),
+            None if self.mode.dry => Ok(expected(view, &plan.physical)),
             None => self.build(statement, view, plan).await,
         }
     }
 
-    async fn plan(&self, statement: &Statement, view: &CreateView) -> Result<ViewPlan> {
+    async fn plan(&self, statement: &Statement, view: &Made<'_>) -> Result<ViewPlan> {
         self.session.set_run_time(RunTime::at(self.logical))?;
         self.workspace.objects.take_seen();
         let logical = self.session.plan(statement).await?;
-        let logical = self.session.check_reproducible(logical, &view.query)?;
+        let logical = self.session.check_reproducible(logical, view.query)?;
         let seen = self.workspace.objects.take_seen();
         let physical = match self.session.context().state().create_physical_plan(&logical).await {
             Ok(physical) => physical,
@@ -143,6 +176,10 @@ impl Walk<'_> {
         parts.extend(seen.digests());
         if uses_run_time(&logical)? {
             parts.push(self.logical.timestamp_millis().to_string());
+        }
+        if view.kind == ObjectKind::HashList {
+            // How near a match must be is part of a version, and not of its rows.
+            parts.push(digest(&statement.text.text));
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let fingerprint = plan_digest(&logical, &parts);
@@ -154,14 +191,14 @@ impl Walk<'_> {
         })
     }
 
-    async fn build(&self, statement: &Statement, view: &CreateView, plan: ViewPlan) -> Result<StepReport> {
+    async fn build(&self, statement: &Statement, view: &Made<'_>, plan: ViewPlan) -> Result<StepReport> {
         let id = new_build_id();
         let catalog = &self.workspace.catalog;
         catalog
             .begin_build(&NewBuild {
                 id: id.clone(),
-                object: view.name.clone(),
-                kind: "view",
+                object: view.name.to_owned(),
+                kind: view.word(),
                 sql: statement.text.text.to_string(),
                 sql_digest: plan.sql_digest.clone(),
                 fingerprint: plan.fingerprint.clone(),
@@ -172,7 +209,8 @@ impl Walk<'_> {
         let written = self.write(statement, view, &plan, &id).await;
         end(span, &written);
         match written {
-            Ok((step, end)) => {
+            Ok((step, mut end)) => {
+                end.version = self.next_version(view).await?;
                 catalog.end_build(&id, BuildState::Committed, &end).await?;
                 self.workspace.layout.remove(&staging_folder(&id)).await?;
                 self.workspace.step_finished(&id, &step);
@@ -193,6 +231,20 @@ impl Walk<'_> {
         }
     }
 
+    /// The version that the build in hand makes; views have none.
+    async fn next_version(&self, view: &Made<'_>) -> Result<Option<u64>> {
+        if view.kind != ObjectKind::HashList {
+            return Ok(None);
+        }
+        let newest = self.workspace.objects.hash_list_versions(view.name).await?;
+        Ok(Some(
+            newest
+                .first()
+                .and_then(|build| build.version)
+                .map_or(0, |version| version + 1),
+        ))
+    }
+
     /// The only step of a view's build, as a runner knows it.
     fn runner_step(&self, statement: &Statement, name: &str, id: &str) -> Step {
         Step {
@@ -210,13 +262,13 @@ impl Walk<'_> {
     async fn write(
         &self,
         statement: &Statement,
-        view: &CreateView,
+        view: &Made<'_>,
         plan: &ViewPlan,
         id: &str,
     ) -> Result<(StepReport, BuildEnd)> {
         let began = Instant::now();
         let layout = &self.workspace.layout;
-        let name = step_name(&view.name);
+        let name = view.step_name();
         let staging = format!("{}/rows", staging_folder(id));
         let splits = plan.physical.output_partitioning().partition_count();
         self.workspace.event(Event::StepStarted {
@@ -228,7 +280,7 @@ impl Walk<'_> {
             splits_done: 0,
         });
         let sink = RowSink {
-            folder: layout.folder(&view_folder(&view.name, id)),
+            folder: layout.folder(&view_folder(view.name, id)),
             staging: layout.folder(&staging),
             step: name.clone(),
             splits: None,
@@ -263,6 +315,12 @@ impl Walk<'_> {
             bytes: taken.values().map(|r| r.bytes).sum(),
             elapsed: began.elapsed(),
         };
+        if view.kind == ObjectKind::HashList && report.rows_out == 0 {
+            return Err(CoordinatorError::Invalid(format!(
+                "{}: there is no hash for list {}: its files are empty, or what is in them is of another signal",
+                step.place, view.name
+            )));
+        }
         let end = BuildEnd {
             rows: Some(report.rows_out),
             bytes: Some(report.bytes),
@@ -273,10 +331,10 @@ impl Walk<'_> {
     }
 }
 
-fn reused(view: &str, row: &BuildRow) -> StepReport {
+fn reused(view: &Made<'_>, row: &BuildRow) -> StepReport {
     let rows = row.rows.unwrap_or(0);
     StepReport {
-        name: step_name(view),
+        name: view.step_name(),
         reused: true,
         splits: row.files.len() as u32,
         rows_in: rows,
@@ -287,10 +345,10 @@ fn reused(view: &str, row: &BuildRow) -> StepReport {
 }
 
 /// A step that would run, with what the sources' statistics say about it.
-fn expected(view: &str, plan: &Arc<dyn ExecutionPlan>) -> StepReport {
+fn expected(view: &Made<'_>, plan: &Arc<dyn ExecutionPlan>) -> StepReport {
     let rows = rows_expected(plan.as_ref()).unwrap_or(0);
     StepReport {
-        name: step_name(view),
+        name: view.step_name(),
         reused: false,
         splits: plan.output_partitioning().partition_count() as u32,
         rows_in: rows,

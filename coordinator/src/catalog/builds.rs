@@ -16,9 +16,9 @@ use crate::report::{BuildInfo, BuildState, ExpectationReport, StepReport};
 pub(crate) struct NewBuild {
     /// Its id.
     pub(crate) id: String,
-    /// The corpus or materialised view.
+    /// The corpus, materialised view or hash list.
     pub(crate) object: String,
-    /// `corpus` or `view`.
+    /// `corpus`, `view` or `hash list`.
     pub(crate) kind: &'static str,
     /// The statement.
     pub(crate) sql: String,
@@ -39,6 +39,8 @@ pub(crate) struct BuildRow {
     pub(crate) object: String,
     /// How it ended.
     pub(crate) state: BuildState,
+    /// As in [`NewBuild`].
+    pub(crate) sql: String,
     /// As in [`NewBuild`].
     pub(crate) sql_digest: String,
     /// As in [`NewBuild`].
@@ -84,7 +86,7 @@ pub(crate) struct BuildEnd {
     pub(crate) error: Option<String>,
 }
 
-const COLUMNS: &str = "id, object, state, sql_digest, fingerprint, logical_ms, version, started_ms, finished_ms, \
+const COLUMNS: &str = "id, object, state, sql, sql_digest, fingerprint, logical_ms, version, started_ms, finished_ms, \
                        row_count, byte_count, digest, files, expectations, error";
 
 fn unsigned(value: Option<i64>) -> Option<u64> {
@@ -107,6 +109,7 @@ fn build(row: &SqliteRow) -> Result<BuildRow, sqlx::Error> {
         object: row.try_get("object")?,
         state: BuildState::from_name(&state)
             .ok_or_else(|| sqlx::Error::Decode(format!("unknown build state {state}").into()))?,
+        sql: row.try_get("sql")?,
         sql_digest: row.try_get("sql_digest")?,
         fingerprint: row.try_get("fingerprint")?,
         logical_ms: row.try_get("logical_ms")?,

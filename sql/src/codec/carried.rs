@@ -11,6 +11,7 @@ use datafusion_proto::protobuf;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use crate::functions::nearest_hash::ListedHashes;
 use crate::python::PythonFunction;
 use crate::statement::CreateFunction;
 
@@ -34,6 +35,8 @@ pub(super) enum Carried {
     },
     /// A model.
     Model(ModelSpec),
+    /// A hash list; its files are read where the function runs.
+    HashList(ListedHashes),
     /// A Python function; its Arrow types follow.
     Python(PythonDefinition),
 }

@@ -2,11 +2,12 @@
 //!
 //! - `pdq(bytes)` → `Struct<hash: Utf8, quality: Int32>`, NULL for bytes that are no picture
 //! - `pdq_dihedral(bytes)` → `List<Utf8>`: of the picture, turned left by 90°, 180°, 270°, and mirrored in four ways
-//! - `pdq_distance(a, b)` → `Int32`: bits in which two hashes differ
+//! - `pdq_distance(a, b)` → `Int32`: bits in which two hashes differ; of several, written one behind the other, the nearest
 
 use std::sync::Arc;
 
-use corpusmill_kernels::pdq::{PdqHash, hash_text, parse_hash, pdq_distance, pdq_of_file};
+use corpusmill_kernels::hamming::least_distance;
+use corpusmill_kernels::pdq::{PdqHash, hash_text, parse_hash, pdq_of_file};
 use datafusion::arrow::array::{
     Array, ArrayRef, BinaryArray, Int32Array, Int32Builder, ListBuilder, StringArray, StringBuilder, StructArray,
 };
@@ -39,6 +40,18 @@ pub(crate) fn parse(text: &str) -> Result<PdqHash> {
             "'{shown}' is not a PDQ hash: expected 64 hexadecimal digits, such as pdq(content)['hash']"
         )
     })
+}
+
+/// Reads one or more hashes, written one behind the other.
+pub(crate) fn parse_all(text: &str) -> Result<Vec<PdqHash>> {
+    let text = text.trim();
+    if text.len() <= 64 || !text.is_ascii() {
+        return Ok(vec![parse(text)?]);
+    }
+    let (hashes, rest) = text.as_bytes().as_chunks::<64>();
+    let rest = (!rest.is_empty()).then_some(rest);
+    let hashes = hashes.iter().map(<[u8; 64]>::as_slice).chain(rest);
+    hashes.map(|hash| parse(&String::from_utf8_lossy(hash))).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -161,7 +174,7 @@ fn distances(a: &StringArray, b: &StringArray) -> Result<Int32Array> {
     a.iter()
         .zip(b)
         .map(|pair| match pair {
-            (Some(a), Some(b)) => Ok(Some(pdq_distance(&parse(a)?, &parse(b)?) as i32)),
+            (Some(a), Some(b)) => Ok(least_distance(&parse_all(a)?, &parse_all(b)?).map(|bits| bits as i32)),
             _ => Ok(None),
         })
         .collect()

@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::Cursor;
 use super::rewrite::normalized_ident;
-use super::{corpus, lexer, model, parse_engine, parse_query, syntax_error};
+use super::{corpus, hash_list, lexer, model, parse_engine, parse_query, syntax_error};
 use crate::error::{Fault, Result, SqlError, nearest};
 use crate::source_text::SqlText;
 use crate::statement::{CreateExternalTable, CreateFunction, CreateTokenizer, CreateView, StatementKind};
@@ -45,7 +45,7 @@ pub(super) fn parse(cursor: &mut Cursor<'_>, tokens: &[TokenWithSpan]) -> Result
         "FUNCTION" => parse_function(cursor, tokens).map(StatementKind::CreateFunction),
         "EXTERNAL" => parse_external_table(cursor, tokens).map(StatementKind::CreateExternalTable),
         "MODEL" => model::parse(cursor, prefix).map(StatementKind::CreateModel),
-        "HASH" => Err(later(cursor, "CREATE HASH LIST", "hash lists come with a later part")),
+        "HASH" => hash_list::parse(cursor, prefix).map(StatementKind::CreateHashList),
         "TABLE" => Err(SqlError::Unsupported(
             Fault::at(
                 cursor.text(),
@@ -77,14 +77,6 @@ pub(super) fn parse(cursor: &mut Cursor<'_>, tokens: &[TokenWithSpan]) -> Result
             ))
         }
     }
-}
-
-fn later(cursor: &Cursor<'_>, statement: &str, reason: &str) -> SqlError {
-    SqlError::Unsupported(Fault::at(
-        cursor.text(),
-        Some(cursor.text().start),
-        format!("{statement} is not supported by this build: {reason}"),
-    ))
 }
 
 fn parse_tokenizer(cursor: &mut Cursor<'_>, prefix: Prefix) -> Result<CreateTokenizer> {

@@ -58,7 +58,7 @@ pub(super) fn parse_describe(cursor: &mut Cursor<'_>) -> Result<ObjectRef> {
 pub(super) fn parse_drop(cursor: &mut Cursor<'_>) -> Result<DropObject> {
     cursor.expect("DROP")?;
     let Some(kind) = object_kind(cursor) else {
-        return Err(cursor.expected("TABLE, VIEW, MATERIALIZED VIEW, TOKENIZER, MODEL, FUNCTION or CORPUS"));
+        return Err(cursor.expected("TABLE, VIEW, MATERIALIZED VIEW, TOKENIZER, MODEL, HASH LIST, FUNCTION or CORPUS"));
     };
     let if_exists = cursor.eat("IF EXISTS");
     let name = cursor.name("the object's name")?;
@@ -74,6 +74,7 @@ fn object_kind(cursor: &mut Cursor<'_>) -> Option<ObjectKind> {
         ("VIEW", ObjectKind::View),
         ("TOKENIZER", ObjectKind::Tokenizer),
         ("MODEL", ObjectKind::Model),
+        ("HASH LIST", ObjectKind::HashList),
         ("FUNCTION", ObjectKind::Function),
         ("CORPUS", ObjectKind::Corpus),
     ] {

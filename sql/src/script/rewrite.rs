@@ -1,7 +1,7 @@
 //! Rewrites of the token stream, before the engine's parser sees it.
 //!
 //! - `c VERSION AS OF 3` becomes the relation `"c@3" AS c` (or keeps the alias that was written);
-//! - `f(…, MODEL m, DESCRIPTOR(c))` becomes `f(…, model => 'm', descriptor => 'c')`;
+//! - `f(…, MODEL m, DESCRIPTOR(c))` becomes `f(…, model => 'm', descriptor => 'c')`, and `HASHLIST h` `hashlist => 'h'`;
 //! - `f(TABLE t, …)` becomes `f((SELECT * FROM t), …)`: a sub-query, so that the engine resolves `t` before planning.
 //!
 //! The new tokens carry the spans of those they replace, so errors still point into the file.
@@ -12,17 +12,20 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
 /// Applies all rewrites.
 pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    table_arguments(model_arguments(versions(tokens)))
+    table_arguments(object_arguments(versions(tokens)))
 }
 
-/// `MODEL m` and `DESCRIPTOR(c)` as arguments by name.
-fn model_arguments(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+/// `MODEL m`, `HASHLIST h` and `DESCRIPTOR(c)` as arguments by name.
+fn object_arguments(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut at = 0;
     while at < tokens.len() {
         let begins = begins_argument(&out);
         let (name, length) = match tokens.get(at..).unwrap_or_default() {
             [model, name, ..] if begins && is_word(model, "MODEL") => (Some(name), 2),
+            // Behind a rewritten version stands the name again, as an alias.
+            [list, name, as_, _, ..] if begins && is_word(list, "HASHLIST") && is_word(as_, "AS") => (Some(name), 4),
+            [list, name, ..] if begins && is_word(list, "HASHLIST") => (Some(name), 2),
             [descriptor, open, name, close, ..]
                 if begins
                     && is_word(descriptor, "DESCRIPTOR")
@@ -35,8 +38,11 @@ fn model_arguments(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         };
         match name.map(|name| (&name.token, name.span)) {
             Some((Token::Word(name), span)) => {
-                let argument = if length == 2 { "model" } else { "descriptor" };
-                out.push(word(argument, false, tokens[at].span));
+                let argument = match &tokens[at].token {
+                    Token::Word(word) => word.value.to_lowercase(),
+                    _ => String::new(),
+                };
+                out.push(word(&argument, false, tokens[at].span));
                 out.push(TokenWithSpan::new(Token::RArrow, span));
                 out.push(TokenWithSpan::new(Token::SingleQuotedString(normalized(name)), span));
                 at += length;

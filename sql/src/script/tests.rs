@@ -1,5 +1,7 @@
 use super::*;
-use crate::statement::{AlterCorpusAction, Expectation, ExpectationScope, ObjectKind, Schedule, Show, ViolationAction};
+use crate::statement::{
+    AlterCorpusAction, Expectation, ExpectationScope, HashSource, ObjectKind, Schedule, Show, ViolationAction,
+};
 
 fn one(text: &str) -> StatementKind {
     let mut statements = parse_script(text, "t.sql").unwrap();
@@ -98,6 +100,17 @@ fn small_statements() {
         panic!();
     };
     assert_eq!((table.format.as_str(), table.locations.len()), ("PARQUET", 1));
+    let StatementKind::CreateHashList(list) =
+        one("CREATE OR REPLACE HASH LIST IF NOT EXISTS H WITH (signal = 'pdq', max_distance = 12, uri = 'a/*.json')")
+    else {
+        panic!();
+    };
+    assert_eq!((list.name.as_str(), list.max_distance, list.min_quality), ("h", 12, 50));
+    assert_eq!(list.source, HashSource::Files("a/*.json".into()));
+    assert!(matches!(
+        one("DROP HASH LIST h"),
+        StatementKind::Drop(drop) if drop.kind == ObjectKind::HashList
+    ));
     assert!(matches!(one("SHOW HASH LISTS"), StatementKind::Show(Show::HashLists)));
     assert!(matches!(
         one("DROP MATERIALIZED VIEW IF EXISTS v"),
@@ -170,11 +183,24 @@ fn errors_point_into_the_file() {
     );
     let message = error("CREATE CORPUS c (CONSTRAINT a EXPECT (x > 1) ON VIOLATION WARN) AS SELECT 1");
     assert!(message.contains("corpus c needs PRIMARY KEY"), "{message}");
-    let message = error("CREATE HASH LIST h WITH (signal = 'pdq') AS SELECT hash FROM t");
-    assert!(
-        message.contains("CREATE HASH LIST is not supported by this build"),
-        "{message}"
-    );
+    for (options, said) in [
+        ("(max_distance = 3) AS SELECT 1", "a hash list needs signal = 'pdq'"),
+        ("(signal = 'pqd', uri = 'x')", "unknown signal 'pqd'"),
+        (
+            "(signal = 'pdq')",
+            "either from files, uri = 'lists/*.json', or from a query",
+        ),
+        ("(signal = 'pdq', uri = 'x') AS SELECT 1", "either from files"),
+        (
+            "(signal = 'pdq', max_distance = 32, uri = 'x')",
+            "expected bits from 0 to 31",
+        ),
+        ("(signal = 'md5', max_distance = 3, uri = 'x')", "match exactly"),
+        ("(signal = 'pdq', url = 'x')", "did you mean 'uri'?"),
+    ] {
+        let message = error(&format!("CREATE HASH LIST h WITH {options}"));
+        assert!(message.contains(said), "{options}: {message}");
+    }
     let message = error("CREATE EXTERNAL TABLE t STORED AS PARQET LOCATION 'x'");
     assert!(
         message.contains("unknown format 'PARQET' (did you mean PARQUET?)"),

@@ -6,18 +6,22 @@
 //! cluster). Rows are linked when their PDQ hashes differ in at most `max_distance` bits. A row without a hash, or of a
 //! lower quality than `min_quality`, is a cluster of its own: hashes of plain pictures say nothing.
 //!
+//! `hash` may be a list, `pdq_dihedral(content)`: then pictures are also linked when one is the other turned or mirrored.
+//!
 //! Equal hashes are one node; the nodes are gathered in one task, where an index finds the near ones.
 
 use corpusmill_kernels::hamming::DISTANCE_MAX;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Column, Result};
+use datafusion::functions_nested::expr_fn::array_to_string;
 use datafusion::logical_expr::planner::RelationPlannerContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ident, lit, when};
 
 use super::arguments::Arguments;
 use super::clusters::{Added, EDGE_COLUMNS, NODE, RANK, Rows, VALUE};
 use super::fault;
 use super::near_duplicates::shape;
-use crate::functions::{hamming_pairs, pdq};
+use crate::functions::{gathered_pairs, pdq};
 
 const PAIRS: &str = "__dup_pairs";
 const ADDED: Added = Added {
@@ -53,13 +57,17 @@ pub(super) fn plan(mut arguments: Arguments, context: &mut dyn RelationPlannerCo
             arguments.span(),
         ));
     }
+    let hash = match hash.get_type(input.schema())? {
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => array_to_string(hash, lit("")),
+        _ => hash,
+    };
     let hash = datafusion::functions::string::lower().call(vec![hash]);
     let value = match quality {
         Some(quality) => when(quality.gt_eq(lit(min_quality)), hash).end()?,
         None => hash,
     };
     let rows = Rows::new(input, key, value, keep);
-    let pairs = hamming_pairs::function().call(vec![ident(NODE), ident(RANK), ident(VALUE), lit(distance_max)]);
+    let pairs = gathered_pairs::hamming().call(vec![ident(NODE), ident(RANK), ident(VALUE), lit(distance_max)]);
     let field = |(name, to): (&str, &str)| {
         let value = datafusion::functions::core::get_field().call(vec![ident(PAIRS), lit(name)]);
         value.alias(to)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use corpusmill_kernels::Tokenizer;
+use corpusmill_kernels::hash_list::Signal;
 use datafusion::execution::FunctionRegistry as _;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_plan::{collect, displayable};
@@ -12,6 +13,7 @@ use datafusion_proto::bytes::{
 use datafusion_proto::physical_plan::{DefaultPhysicalExtensionCodec, PhysicalExtensionCodec as _};
 use tempfile::TempDir;
 
+use super::hash_lists::list_in;
 use super::python::python_is_there;
 use super::{Script, open, open_with, rows, rows_of};
 use crate::codec::PlanCodec;
@@ -105,6 +107,9 @@ $$;"
         "model":{"type":"WordLevel","vocab":{"[UNK]":0,"the":1,"same":2,"words":3,"again":4},"unk_token":"[UNK]"}}"#;
     let tokenizer = Tokenizer::from_bytes("words", json.as_bytes(), Some(4)).unwrap();
     script.tokenizers.insert("words".into(), Arc::new(tokenizer));
+    let known = "SELECT encode(sha256('the same 3 words again'), 'hex') AS hash, 'three' AS id";
+    let known = list_in(folder.path(), "known", Signal::Pdq, known).await;
+    script.lists.insert("known".into(), Arc::new(known));
     (folder, open(script))
 }
 
@@ -124,13 +129,22 @@ fn of_table_function(name: &str) -> Option<&'static str> {
         "contamination" => {
             "SELECT id, contaminated, contaminated_by, overlap FROM contamination(TABLE posts, (SELECT id, body FROM posts WHERE id < 3), text => 'body', evals_key => 'id', ngram => 3)"
         }
+        "hash_match" => {
+            "SELECT id, match_id, match_distance FROM hash_match((SELECT id, encode(sha256(body), 'hex') AS h FROM posts), HASHLIST known, key => 'id', hash => 'h', max_distance => 5)"
+        }
         "label_conflicts" => {
             "SELECT id, conflict FROM label_conflicts((SELECT id, body, id % 2 AS label FROM posts), cluster => 'body', label => 'label')"
         }
         "media_duplicates" => {
             "SELECT id, media_cluster_id, media_distance FROM media_duplicates((SELECT id, encode(sha256(body), 'hex') AS h FROM posts), key => 'id', hash => 'h')"
         }
+        "semantic_duplicates" => {
+            "SELECT id, dup_cluster_id, dup_is_representative FROM semantic_duplicates((SELECT id, make_array(id % 5, 1.0, id % 3) AS e FROM posts), key => 'id', embedding => 'e', threshold => 0.9, clusters => 3)"
+        }
         "read_blob" => "SELECT filename, size, content FROM blobs",
+        "substring_duplicates" => {
+            "SELECT id, substring_share FROM substring_duplicates(TABLE posts, text => 'body', min_length => 8)"
+        }
         _ => return None,
     })
 }

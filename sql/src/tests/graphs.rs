@@ -105,6 +105,29 @@ async fn pictures_are_linked_within_31_bits() {
 }
 
 #[tokio::test]
+async fn pictures_with_several_hashes_are_linked_by_the_nearest() {
+    let (a, b, c) = (hash(0..0), hash(0..128), hash(100..256));
+    let definition = format!(
+        "CREATE VIEW t(id, h) AS VALUES (1, make_array('{a}', '{b}')), (2, make_array('{}')), (3, make_array('{c}')),
+                                        (4, make_array('{}', '{}')), (5, NULL);",
+        hash(5..128),
+        hash(0..60),
+        hash(90..256),
+    );
+    let session = open_with(&definition);
+    let sql = "SELECT id, media_is_representative, media_distance, media_linked_to
+               FROM media_duplicates(TABLE t, key => 'id', hash => 'h') ORDER BY id";
+    assert_eq!(
+        rows(&session, sql).await,
+        ["1|true|0|-", "2|false|5|1", "3|true|0|-", "4|false|10|3", "5|true|0|-"]
+    );
+    let nearest = rows(&session, &format!("SELECT pdq_distance('{a}', '{b}{c}')")).await;
+    assert_eq!(nearest, ["128"]);
+    let wrong = failure(&session, &format!("SELECT pdq_distance('{a}', '{b}ab')")).await;
+    assert!(wrong.contains("'ab' is not a PDQ hash"), "{wrong}");
+}
+
+#[tokio::test]
 async fn texts_of_an_evaluation_are_found_with_their_words() {
     let session = open_with(
         "CREATE VIEW t(id, body) AS VALUES
