@@ -5,17 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::error::{Result, ServeError};
+use crate::session;
+use corpusmill_access::{Credentials, may_listen};
 use corpusmill_batches::{BatchError, OpenPlan, Options, Surroundings};
+use corpusmill_proto::Caller;
 use corpusmill_proto::stream::OfferRequest;
 use corpusmill_transport::{ServeOptions, Server, Token, host_identity};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Endpoint;
-
-use crate::error::Result;
-use crate::link;
-use crate::session;
 
 /// First and longest pause between two calls to the coordinator.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -30,9 +29,11 @@ const PLANS_MAX: usize = 8;
 pub struct DeskOptions {
     /// Address of the coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`.
     pub coordinator: String,
+    /// What is shown to the coordinator and to trainers, and asked of them; needed beyond loopback.
+    pub credentials: Option<Arc<Credentials>>,
     /// What the worker calls itself.
     pub name: String,
-    /// Where trainers connect; loopback unless the network is private. The port is the system's choice.
+    /// Where trainers connect. The port is the system's choice.
     pub host: IpAddr,
     /// Folder for decoded blocks, shared by all ranks and jobs; none are kept without.
     pub cache_dir: Option<String>,
@@ -52,6 +53,7 @@ impl DeskOptions {
     pub fn new(coordinator: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             coordinator: coordinator.into(),
+            credentials: None,
             name: name.into(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             cache_dir: None,
@@ -68,7 +70,7 @@ impl DeskOptions {
 pub struct Desk {
     server: Server,
     token: Token,
-    endpoint: Endpoint,
+    caller: Caller,
     shared: Arc<Shared>,
 }
 
@@ -102,11 +104,19 @@ impl Desk {
     /// Listens for trainers.
     ///
     /// # Errors
-    /// Address for a coordinator that cannot be; Transport when there is no port.
+    /// Address for a coordinator that cannot be; Access when other machines could connect without credentials;
+    /// Transport when there is no port.
     pub async fn open(options: DeskOptions) -> Result<Self> {
-        let endpoint = link::endpoint(&options.coordinator)?;
+        may_listen(
+            "a worker's port for trainers",
+            options.host,
+            options.credentials.as_deref(),
+        )?;
+        let caller = Caller::new(&options.coordinator, options.credentials.as_ref());
+        let caller = caller.map_err(|reason| ServeError::address(&options.coordinator, reason))?;
         let token = Token::generate()?;
         let mut serving = ServeOptions::new(SocketAddr::new(options.host, 0), token.clone());
+        serving.credentials.clone_from(&options.credentials);
         serving.slot_bytes_max = SLOT_BYTES_MAX;
         serving.memory_bytes_max = options.slots_bytes;
         let server = Server::bind(serving).await?;
@@ -119,7 +129,7 @@ impl Desk {
         Ok(Self {
             server,
             token,
-            endpoint,
+            caller,
             shared,
         })
     }
@@ -133,7 +143,7 @@ impl Desk {
     /// Serves until `shutdown`; sessions then end, and trainers go on with another worker.
     pub async fn run(self, shutdown: CancellationToken) {
         let sessions = TaskTracker::new();
-        let offering = offer(&self.shared, &self.endpoint, self.address(), &self.token);
+        let offering = offer(&self.shared, &self.caller, self.address(), &self.token);
         let accepting = async {
             while let Ok(exporter) = self.server.accept().await {
                 let (shared, stop) = (self.shared.clone(), shutdown.clone());
@@ -156,7 +166,7 @@ impl Desk {
 }
 
 /// Offers to serve, again whenever the call ends, for ever.
-async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token: &Token) {
+async fn offer(shared: &Shared, caller: &Caller, address: SocketAddr, token: &Token) {
     let request = OfferRequest {
         worker: shared.options.name.clone(),
         address: address.to_string(),
@@ -165,7 +175,7 @@ async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token:
     };
     let (mut pause, mut told) = (PAUSE, false);
     loop {
-        let ended = match link::connect(endpoint).await {
+        let ended = match caller.streams().await {
             Err(reason) => reason,
             Ok(mut client) => match client.offer(request.clone()).await {
                 Err(status) => status.message().to_owned(),
@@ -181,7 +191,7 @@ async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token:
             },
         };
         if !told {
-            tracing::warn!(coordinator = %endpoint.uri(), reason = %ended, "not known to the coordinator as serving; tries again");
+            tracing::warn!(coordinator = caller.url(), reason = %ended, "not known to the coordinator as serving; tries again");
             told = true;
         }
         tokio::time::sleep(pause).await;

@@ -9,12 +9,14 @@
 //! To add a test of SQL, add a file to `slt/`; to add one of the program, a function in `all/`, which is one binary.
 
 mod database;
+mod namespaces;
 mod place;
 mod program;
 mod s3;
 mod sandbox;
 
 pub use database::{Answer, Database, run_on, without_paths};
+pub use namespaces::Namespaces;
 pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
 pub use s3::S3;

@@ -9,6 +9,7 @@
 //!           │ stopped: the coordinator is gone, or took it for lost
 //!           └──────► Join again, as a new executor
 //! ```
+//! The executor's two ports are on 127.0.0.1; in a cluster's network `access::Front` stands before each.
 //! Beside its tasks it serves batches to trainers: `serve::Desk`, which is known to the coordinator by a call of its own.
 //! A worker keeps nothing: what it held is lost when it stops, and the coordinator runs again what depended on it.
 //!

@@ -1,21 +1,17 @@
 //! A coordinator elsewhere: scripts are sent to it, and what happens there is told here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use corpusmill_access::Credentials;
 use corpusmill_proto::control::{DescribeRequest, ListKind, ListRequest};
-use corpusmill_proto::{ControlClient, client};
+use corpusmill_proto::{Caller, ControlClient};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use super::conversation::Conversation;
 use crate::error::{CoordinatorError, Result};
 use crate::events::{Events, Sink};
-
-/// A coordinator that cannot be reached for so long is given up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A script for a coordinator elsewhere.
 #[derive(Debug, Clone)]
@@ -38,34 +34,29 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`.
+    /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`; with credentials inside TLS.
     ///
     /// # Errors
     /// [`CoordinatorError::Invalid`] when that is no address, [`CoordinatorError::Cluster`] when nobody answers there.
-    pub async fn connect(url: &str) -> Result<Self> {
-        let no_address = |why: &str| {
+    pub async fn connect(url: &str, credentials: Option<&Arc<Credentials>>) -> Result<Self> {
+        let caller = Caller::new(url, credentials).map_err(|reason| {
             CoordinatorError::Invalid(format!(
-                "`{url}` is no address of a coordinator ({why}); one looks like http://127.0.0.1:50050"
+                "`{url}` is no address of a coordinator ({reason}); one looks like http://127.0.0.1:50050"
             ))
-        };
-        if !url.contains("://") {
-            return Err(no_address("http:// is missing"));
-        }
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| no_address(&e.to_string()))?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|e| {
+        })?;
+        let client = caller.control().await.map_err(|reason| {
+            let certificates = match credentials {
+                Some(_) => "",
+                None => ", and give --certs if it asks for certificates",
+            };
+            let url = caller.url();
             CoordinatorError::Cluster(format!(
-                "no coordinator answers at {url} ({}); start one with `corpusmill coordinator`",
-                corpusmill_operators::with_sources(&e)
+                "no coordinator answers at {url} ({reason}); start one with `corpusmill coordinator`{certificates}"
             ))
         })?;
         Ok(Self {
-            client: client(channel),
-            url: url.to_owned(),
+            client,
+            url: caller.url().to_owned(),
         })
     }
 
@@ -120,7 +111,7 @@ impl Remote {
 
     pub(super) fn lost(&self, status: &Status) -> CoordinatorError {
         match status.code() {
-            Code::FailedPrecondition | Code::Unknown | Code::NotFound => {
+            Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => {
                 CoordinatorError::Cluster(format!("coordinator at {}: {}", self.url, status.message()))
             }
             _ => CoordinatorError::Cluster(format!(

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arrow::buffer::Buffer;
 use bytes::Bytes;
 use corpusmill_batches::{BatchData, SlabPool};
+use corpusmill_proto::causes;
 use corpusmill_proto::stream::delivery::What;
 use corpusmill_proto::stream::{Delivery, Read, Server};
 use corpusmill_transport::{Body, Descriptor, Error as TransportError, PullOptions, Puller};
@@ -16,8 +17,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::follow::Known;
 use super::{Counted, FeedOptions, Item, State, lock};
+use crate::delivery;
 use crate::error::{Result, ServeError};
-use crate::{delivery, link};
 
 /// A worker that failed is not asked again for so long, while there is another.
 const AVOID: Duration = Duration::from_secs(10);
@@ -67,7 +68,7 @@ impl Reader {
                     self.options.slot_bytes = bytes + bytes / 4;
                 }
                 Err(error) if error.retry() || matches!(error, ServeError::Transport(_)) => {
-                    reason = format!("worker {}: {}", server.worker, link::causes(&error));
+                    reason = format!("worker {}: {}", server.worker, causes(&error));
                     self.state.failovers.fetch_add(1, Ordering::Relaxed);
                     let step = self.step;
                     self.state
@@ -217,6 +218,7 @@ impl Reader {
             fields: options.fields.clone(),
         };
         let mut pulling = PullOptions::new(server.token.parse().map_err(strange)?);
+        pulling.credentials.clone_from(&options.credentials);
         pulling.choice = options.transport;
         pulling.slots = options.slots;
         pulling.own_slots = options.slots;
