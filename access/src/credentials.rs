@@ -29,6 +29,12 @@ pub struct Identity {
     pub key: Vec<u8>,
 }
 
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(…)")
+    }
+}
+
 /// What a process shows to others, and what it asks of them.
 ///
 /// ```text

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corpusmill_access::{Credentials, MEMBER_NAME};
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
 
@@ -105,7 +106,8 @@ pub fn member_endpoint(
 ) -> Result<Endpoint, Box<dyn Error + Send + Sync>> {
     let place = endpoint.uri().authority().ok_or("an address without a host")?;
     let secured = Endpoint::from_shared(format!("https://{place}"))?;
-    let tls = client_tls(credentials)?.domain_name(MEMBER_NAME);
+    // The front before it passes bytes on, and agrees on no protocol.
+    let tls = client_tls(credentials)?.domain_name(MEMBER_NAME).assume_http2(true);
     Ok(alive(secured)
         .initial_connection_window_size(WINDOWS_BYTES.0)
         .initial_stream_window_size(WINDOWS_BYTES.1)
@@ -137,6 +139,12 @@ fn alive(endpoint: Endpoint) -> Endpoint {
         .http2_keep_alive_interval(SILENCE / 2)
         .keep_alive_timeout(SILENCE)
         .keep_alive_while_idle(true)
+}
+
+/// Why a call failed on its way; none where the status is an answer of the other side.
+#[must_use]
+pub fn broken_off(status: &Status) -> Option<String> {
+    status.source().map(causes)
 }
 
 /// An error with the errors beneath it, each once.

@@ -41,7 +41,7 @@ pub mod stream {
     include!("generated/corpusmill.stream.v1.rs");
 }
 
-pub use caller::{Caller, causes, member_endpoint, server_tls};
+pub use caller::{Caller, broken_off, causes, member_endpoint, server_tls};
 pub use metadata::{Asks, Says, TOKEN_KEY, VERSION, VERSION_KEY};
 
 /// Client that says who it is with every call.

@@ -9,7 +9,7 @@ use crate::error::{Result, ServeError};
 use crate::session;
 use corpusmill_access::{Credentials, may_listen};
 use corpusmill_batches::{BatchError, OpenPlan, Options, Surroundings};
-use corpusmill_proto::Caller;
+use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::OfferRequest;
 use corpusmill_transport::{ServeOptions, Server, Token, host_identity};
 use tokio::sync::{Semaphore, watch};
@@ -178,7 +178,7 @@ async fn offer(shared: &Shared, caller: &Caller, address: SocketAddr, token: &To
         let ended = match caller.streams().await {
             Err(reason) => reason,
             Ok(mut client) => match client.offer(request.clone()).await {
-                Err(status) => status.message().to_owned(),
+                Err(status) => broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
                 Ok(reply) => {
                     let mut replies = reply.into_inner();
                     while let Ok(Some(reply)) = replies.message().await {

@@ -124,7 +124,7 @@ fn the_coordinator_talks_only_to_those_who_show_certificate_and_token() -> Resul
     };
     for (shown, heard) in [
         (right.clone(), "answered"),
-        ("-".to_owned(), "closed"),
+        ("-".to_owned(), "refused"),
         (format!("{right}:ca"), "refused"),
         (folders.foreign.display().to_string(), "refused"),
     ] {

@@ -160,7 +160,7 @@ fn every_port_asks_who_calls() -> Result<()> {
     // Control: from anywhere, but with a certificate; the token is asked for inside.
     for from in [inside, outside] {
         assert_eq!(at(&control, from, &certs)?, "answered");
-        assert_eq!(at(&control, from, "-")?, "closed");
+        assert_eq!(at(&control, from, "-")?, "refused");
         assert_eq!(at(&control, from, &no_client)?, "refused");
         assert_eq!(at(&control, from, &foreign)?, "refused");
     }
@@ -177,16 +177,12 @@ fn every_port_asks_who_calls() -> Result<()> {
         .chain(here.iter().filter(|address| **address != desk_here))
     {
         assert_eq!(at(address, inside, &certs)?, "answered", "{address}");
-        assert_eq!(at(address, inside, "-")?, "closed", "{address}");
+        assert_eq!(at(address, inside, "-")?, "refused", "{address}");
         assert_eq!(at(address, inside, &no_client)?, "refused", "{address}");
         assert_eq!(at(address, inside, &foreign)?, "refused", "{address}");
         // The right certificate is of no use from outside of the network.
         for shown in [certs.as_str(), "-", &foreign] {
-            let heard = at(address, outside, shown)?;
-            ensure!(
-                ["closed", "refused"].contains(&heard.as_str()),
-                "{address} from outside: {heard}"
-            );
+            assert_eq!(at(address, outside, shown)?, "refused", "{address} from outside");
         }
         // It is there, before the network is asked for: what is refused is the caller.
         ensure!(
@@ -201,7 +197,7 @@ fn every_port_asks_who_calls() -> Result<()> {
 
     // Trainers: from anywhere, with a certificate, and then the worker's token.
     for address in [&desk, &desk_here] {
-        for (shown, heard) in [("-", "closed"), (&no_client, "refused"), (&foreign, "refused")] {
+        for (shown, heard) in [("-", "refused"), (&no_client, "refused"), (&foreign, "refused")] {
             assert_eq!(at(address, outside, shown)?, heard, "{address}, {shown}");
         }
     }
@@ -219,7 +215,7 @@ fn every_port_asks_who_calls() -> Result<()> {
         assert_eq!(get(&certs, "/metrics", None)?, "401");
         assert_eq!(get(&certs, "/metrics", Some(other_token.trim()))?, "401");
         assert_eq!(get(&no_client, "/metrics", Some(token.trim()))?, "401");
-        assert_eq!(at(address, outside, "-")?, "closed");
+        assert_eq!(at(address, outside, "-")?, "refused");
         assert_eq!(at(address, outside, &foreign)?, "refused");
     }
     Ok(())

@@ -1,8 +1,7 @@
-"""What a port says to a stranger: `probe.py HOST PORT FOLDER [NAME]`, where FOLDER has certificates, or is `-` for none.
+"""What a port says to a stranger: `probe.py HOST PORT FOLDER`, where FOLDER has certificates, or is `-` for none.
 
-Prints one word: `closed` (without a byte), `refused` (TLS is not gone into, or ended with an alert), `answered` (bytes
-came), `silent` (connected, and nothing came for a second). NAME is the server's; `ca` as the folder's name after a
-colon leaves the client's certificate out: `FOLDER:ca`.
+Prints one word: `refused` (closed, with no more than an alert of TLS), `answered` (bytes came), `silent` (connected, and
+nothing came for a second). `:ca` behind the folder leaves the client's certificate out.
 """
 
 from __future__ import annotations
@@ -14,6 +13,9 @@ import sys
 
 # The preface of HTTP/2 with an empty SETTINGS frame: every server of gRPC answers it.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+# The first byte of an alert of TLS (RFC 8446, 5.1).
+ALERT = b"\x15"
 
 
 def context(folder: str) -> ssl.SSLContext | None:
@@ -27,23 +29,20 @@ def context(folder: str) -> ssl.SSLContext | None:
     return made
 
 
-def probe(host: str, port: int, folder: str, name: str, says: bytes) -> str:
+def probe(host: str, port: int, folder: str) -> str:
     connection = socket.create_connection((host, port), timeout=5)
     connection.settimeout(1)
     try:
         if (tls := context(folder)) is not None:
-            connection = tls.wrap_socket(connection, server_hostname=name)
-        connection.sendall(says)
-        return "answered" if connection.recv(1) else "closed"
+            connection = tls.wrap_socket(connection, server_hostname="corpusmill")
+        connection.sendall(PREFACE)
+        heard = connection.recv(1)
+        return "answered" if heard and (tls or heard != ALERT) else "refused"
     except TimeoutError:
         return "silent"
-    except ssl.SSLError:
-        return "refused"
     except OSError:
-        return "closed"
+        return "refused"
 
 
-host, port, folder, *more = sys.argv[1:]
-name = more[0] if more else "corpusmill"
-says = PREFACE if len(more) < 2 else more[1].encode().decode("unicode_escape").encode()
-print(probe(host, int(port), folder, name, says))
+host, port, folder = sys.argv[1:]
+print(probe(host, int(port), folder))

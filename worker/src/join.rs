@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use corpusmill_proto::control::{JoinReply, JoinRequest};
-use corpusmill_proto::{Caller, causes};
+use corpusmill_proto::{Caller, broken_off};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -64,6 +64,8 @@ async fn ask(caller: &Caller, request: &JoinRequest) -> Result<JoinReply> {
                 reason: status.message().to_owned(),
             })
         }
-        Err(status) => Err(unreachable(causes(&status))),
+        Err(status) => Err(unreachable(
+            broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
+        )),
     }
 }

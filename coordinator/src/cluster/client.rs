@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use corpusmill_access::Credentials;
 use corpusmill_proto::control::{DescribeRequest, ListKind, ListRequest};
-use corpusmill_proto::{Caller, ControlClient};
+use corpusmill_proto::{Caller, ControlClient, broken_off};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -44,20 +44,28 @@ impl Remote {
                 "`{url}` is no address of a coordinator ({reason}); one looks like http://127.0.0.1:50050"
             ))
         })?;
-        let client = caller.control().await.map_err(|reason| {
+        let nobody = |reason: String| {
             let certificates = match credentials {
-                Some(_) => "",
+                Some(_) => "; its certificates and those of --certs must be of one `certs init`",
                 None => ", and give --certs if it asks for certificates",
             };
             let url = caller.url();
             CoordinatorError::Cluster(format!(
                 "no coordinator answers at {url} ({reason}); start one with `corpusmill coordinator`{certificates}"
             ))
-        })?;
-        Ok(Self {
-            client,
-            url: caller.url().to_owned(),
-        })
+        };
+        let client = caller.control().await.map_err(nobody)?;
+        let url = caller.url().to_owned();
+        let mut this = Self { client, url };
+        // A connection says little: who shows the wrong certificate, or none, is told so by the first answer.
+        let kind = ListKind::Workers.into();
+        match this.client.list(ListRequest { kind }).await {
+            Err(status) => Err(match broken_off(&status) {
+                Some(reason) => nobody(reason),
+                None => this.lost(&status),
+            }),
+            Ok(_) => Ok(this),
+        }
     }
 
     /// Runs a script there as [`Coordinator::run_script`](crate::Coordinator::run_script) does here.

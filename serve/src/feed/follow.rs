@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use corpusmill_proto::Caller;
+use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::{OpenRequest, Server};
 use tokio::sync::watch;
 use tonic::Code;
@@ -49,7 +49,9 @@ pub(super) async fn follow(caller: Caller, request: OpenRequest, known: watch::S
                     format!("the coordinator at {} is gone", caller.url())
                 }
                 Err(status) => {
-                    let reason = status.message().to_owned();
+                    let answered = || status.message().to_owned();
+                    let nobody = |reason| format!("no coordinator answers at {}: {reason}", caller.url());
+                    let reason = broken_off(&status).map_or_else(answered, nobody);
                     let waited = busy_since.get_or_insert_with(Instant::now).elapsed();
                     let for_good = match status.code() {
                         Code::FailedPrecondition | Code::Unauthenticated | Code::Unimplemented => true,
