@@ -42,6 +42,10 @@ mod python_functions;
 mod redefined;
 #[path = "all/resume.rs"]
 mod resume;
+#[path = "all/security.rs"]
+mod security;
+#[path = "all/security_network.rs"]
+mod security_network;
 #[path = "all/slt.rs"]
 mod slt;
 #[path = "all/traces.rs"]

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use corpusmill_access::CERTS_VARIABLE;
 
+use crate::certs::{self, Certs};
 use crate::coordinate::{self, Coordinate};
 use crate::generate::Format;
 use crate::submit::{self, Submit};
@@ -26,6 +28,7 @@ Environment:
   CORPUSMILL_HOME  the default of --home
   CORPUSMILL_WAREHOUSE  the default of --warehouse
   CORPUSMILL_COORDINATOR  the default of --coordinator
+  CORPUSMILL_CERTS  the default of --certs
   CORPUSMILL_LOG   log filter, such as `info` or `corpusmill_coordinator=debug`
   AWS_*, GOOGLE_*, AZURE_*  credentials and endpoints of object stores, see docs/SQL.md, Object storage";
 
@@ -56,6 +59,10 @@ pub(crate) struct Global {
     /// home has kept them before]
     #[arg(long, global = true, value_name = "PLACE", env = "CORPUSMILL_WAREHOUSE")]
     pub(crate) warehouse: Option<String>,
+    /// Certificates and token, as `certs init` makes them: needed by everything that listens beyond this machine, and by
+    /// everything that calls it
+    #[arg(long, global = true, value_name = "DIR", env = CERTS_VARIABLE)]
+    pub(crate) certs: Option<PathBuf>,
     /// How results are written to standard output; all else goes to standard error
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
@@ -96,6 +103,9 @@ A run that was interrupted, or whose machine died, goes on where it stopped when
     /// Serves a cluster: takes scripts, and spreads their builds over workers
     #[command(after_help = coordinate::HELP)]
     Coordinator(Coordinate),
+    /// Makes certificates and a token for a cluster
+    #[command(after_help = certs::HELP)]
+    Certs(Certs),
     /// Works for a coordinator
     #[command(after_help = work::HELP)]
     Worker(Work),

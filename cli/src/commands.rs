@@ -1,6 +1,7 @@
 //! What each command does.
 
 use std::io::{IsTerminal, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use clap::CommandFactory;
+use corpusmill_access::{ClusterNetwork, Credentials, Network};
 use corpusmill_coordinator::{Coordinator, CoordinatorError, CoordinatorOptions, Outcome, Sink};
 use corpusmill_corpus::{CorpusReader, ExportFormat as Format, ExportOptions, export, store_attempts};
 use corpusmill_traces::Exporter;
@@ -18,7 +20,7 @@ use crate::generate::{self, generate};
 use crate::interrupt::Interrupt;
 use crate::output::Results;
 use crate::progress::Progress;
-use crate::{coordinate, doctor, report, submit, units, work};
+use crate::{certs, coordinate, doctor, report, submit, units, work};
 
 /// Stack of the threads that plan: the parser and the optimiser recurse, and an unoptimised build needs more a frame.
 const STACK_BYTES: usize = 16 << 20;
@@ -95,6 +97,7 @@ async fn command(context: Session, command: Command) -> Result<()> {
         Command::Run(run) => context.run(run).await,
         Command::Submit(options) => submit::run(&context, options).await,
         Command::Coordinator(options) => coordinate::run(&context, options).await,
+        Command::Certs(options) => certs::run(&context, &options),
         Command::Worker(options) => work::run(&context, options).await,
         Command::Corpora => context.corpora().await,
         Command::Builds(builds) => context.builds(builds).await,
@@ -117,6 +120,27 @@ async fn command(context: Session, command: Command) -> Result<()> {
 }
 
 impl Session {
+    /// What is shown to others, and asked of them; none where there are no certificates.
+    pub(crate) fn credentials(&self) -> Result<Option<Arc<Credentials>>> {
+        Ok(self.global.certs.as_ref().map(Credentials::read).transpose()?)
+    }
+
+    /// This machine's place in the network of a cluster, `network`; `address` where it is not the system's choice.
+    pub(crate) fn cluster_network(
+        &self,
+        network: Option<Network>,
+        address: Option<IpAddr>,
+    ) -> Result<Option<ClusterNetwork>> {
+        let Some(network) = network else { return Ok(None) };
+        let credentials = self.credentials()?.with_context(|| {
+            format!(
+                "--cluster-network {network} takes certificates: whoever reaches those ports could run code here; make some \
+                 with `corpusmill certs init certs`, and start again with `--certs certs`"
+            )
+        })?;
+        Ok(Some(ClusterNetwork::new(network, address, credentials)?))
+    }
+
     /// Where results go.
     pub(crate) fn results(&self) -> Results<std::io::BufWriter<std::io::Stdout>> {
         Results::stdout(self.global.output)

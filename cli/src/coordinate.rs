@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::Args;
+use corpusmill_access::Network;
 use corpusmill_coordinator::{CoordinatorOptions, ServeOptions, serve};
 
 use crate::commands::{Session, traces};
@@ -13,9 +14,10 @@ Examples:
   corpusmill coordinator --home /shared/mill
   corpusmill coordinator --warehouse s3://lake/corpora
   corpusmill coordinator --listen 127.0.0.1:0        a port of the system's choice, written to standard output
+  corpusmill coordinator --listen 0.0.0.0:50050 --certs certs --cluster-network 10.1.0.0/16
 
-Workers and `corpusmill submit` need its address. It listens on this machine only: beyond that callers would have to show
-certificates, which this version cannot ask for. Workers reach the warehouse by themselves: a folder that is at the same
+Workers and `corpusmill submit` need its address. Beyond this machine callers have to show a certificate and a token, see
+`corpusmill certs init`; workers on other machines reach the scheduler in the cluster's network. Workers reach the warehouse by themselves: a folder that is at the same
 path on all machines, or an object store, with its variables (AWS_…) set for all of them.";
 
 #[derive(Debug, Args)]
@@ -32,6 +34,9 @@ pub(crate) struct Coordinate {
     /// Port of the scheduler, for workers; 0 is one of the system's choice
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     scheduler_port: u16,
+    /// Private network in which workers reach the scheduler and each other, such as 10.1.0.0/16 [default: this machine]
+    #[arg(long, value_name = "CIDR")]
+    cluster_network: Option<Network>,
     /// Partitions that plans are spread over; never changes a corpus [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     target_partitions: Option<u32>,
@@ -42,6 +47,11 @@ pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
     let mut serving = ServeOptions::new(&session.global.home);
     serving.listen = options.listen;
     serving.health = options.health;
+    serving.credentials = session.credentials()?;
+    let scheme = if serving.credentials.is_some() { "https" } else { "http" };
+    let listened = Some(options.listen.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    let in_network = listened.filter(|ip| options.cluster_network.is_some_and(|network| network.contains(*ip)));
+    serving.cluster.network = session.cluster_network(options.cluster_network, in_network)?;
     serving.cluster.port = options.scheduler_port;
     serving.coordinator = CoordinatorOptions {
         warehouse: session.global.warehouse.clone(),
@@ -51,7 +61,7 @@ pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
     let mut output = session.results();
     let ready = |address| {
         // Whoever closed standard output does not want to know.
-        let _ = output.line(&format!("http://{address}"));
+        let _ = output.line(&format!("{scheme}://{address}"));
     };
     let traces = traces(options.otlp_endpoint.as_deref(), "corpusmill-coordinator")?;
     let served = serve(serving, session.interrupt.token.clone(), ready).await;

@@ -11,6 +11,7 @@
 //! To add an output format: a variant in `args::Output`, and an arm in each function of `output`.
 
 mod args;
+mod certs;
 mod commands;
 mod coordinate;
 mod doctor;

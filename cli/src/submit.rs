@@ -15,6 +15,7 @@ pub(crate) const HELP: &str = "\
 Examples:
   corpusmill submit --coordinator http://127.0.0.1:50050 pipeline.sql
   corpusmill submit -c 'SHOW CORPORA'          with CORPUSMILL_COORDINATOR set
+  corpusmill submit --coordinator https://mill:50050 --certs certs pipeline.sql
 
 Relative paths start from the folder that the command is given in: coordinator and workers must see it too. Ctrl-C stops
 the script on the coordinator, cleanly; the same command goes on from there.";
@@ -50,7 +51,7 @@ pub(crate) struct Submit {
 pub(crate) async fn run(session: &Session, options: Submit) -> Result<()> {
     let scripts = scripts(options.command.as_deref(), &options.files)?;
     let here = std::env::current_dir().context("cannot tell which folder relative paths start from")?;
-    let mut remote = Remote::connect(&options.coordinator).await?;
+    let mut remote = Remote::connect(&options.coordinator, session.credentials()?.as_ref()).await?;
     let events: Arc<dyn Events> = session.progress.clone();
     let mut sink = Printer {
         results: session.results(),

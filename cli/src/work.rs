@@ -1,10 +1,11 @@
 //! `corpusmill worker`: runs tasks of a cluster, and serves batches to trainers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use corpusmill_access::Network;
 use corpusmill_worker::{WorkerOptions, run as work};
 
 use crate::args::size;
@@ -14,6 +15,7 @@ pub(crate) const HELP: &str = "\
 Examples:
   corpusmill worker --coordinator http://127.0.0.1:50050
   corpusmill worker --vcores 4 --memory-limit 8G --work-dir /fast/disk
+  corpusmill worker --coordinator https://mill:50050 --certs certs --cluster-network 10.1.0.0/16
 
 It waits for its coordinator as long as it takes, and joins again when that was started again. On Ctrl-C or SIGTERM its
 tasks end, or the coordinator runs them elsewhere. Trainers with source=\"corpusmill://…\" are served by it as well; when
@@ -32,9 +34,13 @@ pub(crate) struct Work {
     /// What the coordinator and trainers call it; each worker its own [default: worker-PID]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Where it listens for tasks and serves shuffles
-    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    host: IpAddr,
+    /// Private network in which it takes tasks and serves shuffles and trainers, such as 10.1.0.0/16 [default: this
+    /// machine]
+    #[arg(long, value_name = "CIDR")]
+    cluster_network: Option<Network>,
+    /// Its address there, where it has several
+    #[arg(long, value_name = "ADDRESS", requires = "cluster_network")]
+    host: Option<IpAddr>,
     /// Port for trainers; 0 is one of the system's choice
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     stream_port: u16,
@@ -76,7 +82,8 @@ pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     if let Some(name) = options.name {
         working.name = name;
     }
-    working.host = options.host;
+    working.credentials = session.credentials()?;
+    working.network = session.cluster_network(options.cluster_network, options.host)?;
     working.stream_port = options.stream_port;
     working.health = options.health;
     working.flight = options.flight;

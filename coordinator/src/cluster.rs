@@ -9,6 +9,9 @@
 //!                                                                        ▼ receipts in the attempt's own folder
 //!                                                     sound: moved to the step's folder      else: submitted again
 //! ```
+//! Ballista's own ports ask nobody who calls. They are on 127.0.0.1 always; with a cluster network, `access::Front` stands
+//! before each, and whoever dials one dials the front (`proto::member_endpoint`).
+//!
 //! Ballista 55 gives wrong rows without an error when a worker with finished shuffle output is lost. So a job's result
 //! is looked at only after its whole history was: `evidence.rs` says what makes a history suspicious.
 
@@ -16,7 +19,6 @@ mod client;
 mod evidence;
 mod job;
 mod ledger;
-mod listen;
 mod progress;
 mod runner;
 mod scheduler;
@@ -26,7 +28,6 @@ mod step_plan;
 mod wire;
 
 pub use client::{Remote, RemoteScript};
-pub use listen::loopback_only;
 pub use scheduler::{Cluster, ClusterOptions, WorkerInfo};
 pub use service::{ServeOptions, serve};
 

@@ -18,6 +18,9 @@ pub type Result<T, E = CoordinatorError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CoordinatorError {
+    /// Other machines could call and would not be asked who they are, or the credentials do not serve.
+    #[error(transparent)]
+    Access(#[from] corpusmill_access::AccessError),
     /// The statement is wrong, or its data is: says so at line and column.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -202,6 +205,7 @@ impl CoordinatorError {
     #[must_use]
     pub fn retry(&self) -> bool {
         match self {
+            Self::Access(error) => error.retry(),
             Self::Sql(error) => error.retry(),
             Self::Engine { source, .. } => source.retry(),
             Self::Operator { transient, .. } => *transient,

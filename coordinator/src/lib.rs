@@ -44,7 +44,7 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::{Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, loopback_only, serve};
+pub use cluster::{Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, serve};
 pub use coordinator::Coordinator;
 pub use corpusmill_operators::causes;
 pub use corpusmill_proto::control::ListKind;

@@ -9,12 +9,9 @@ pub type Result<T, E = HealthError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HealthError {
-    /// Other machines could reach the address.
-    #[error(
-        "health and metrics may not be on {0}: the port asks nobody who calls; take 127.0.0.1, and let a collector on this \
-         machine read it"
-    )]
-    Reachable(SocketAddr),
+    /// Other machines could reach the address, and would not be asked who they are.
+    #[error(transparent)]
+    Access(#[from] corpusmill_access::AccessError),
     /// The system does not give the port.
     #[error("health and metrics cannot be on {address}: {source}; take another port, or 0 for one that is free")]
     Port {

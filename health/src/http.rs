@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use corpusmill_access::{Credentials, Stream, may_listen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -45,19 +46,23 @@ pub struct Health {
 }
 
 impl Health {
-    /// Answers on `address` from now on; port 0 is one of the system's choice.
+    /// Answers on `address` from now on; port 0 is one of the system's choice. On loopback everybody is answered in the
+    /// clear.
     ///
     /// # Errors
-    /// Reachable for an address beyond loopback, Port when the system does not give it.
-    pub async fn serve(address: SocketAddr, watched: Arc<dyn Watched>) -> Result<Self> {
-        if !address.ip().is_loopback() {
-            return Err(HealthError::Reachable(address));
-        }
+    /// Access for an address beyond loopback without credentials, Port when the system does not give it.
+    pub async fn serve(
+        address: SocketAddr,
+        credentials: Option<Arc<Credentials>>,
+        watched: Arc<dyn Watched>,
+    ) -> Result<Self> {
+        may_listen("the port for health", address.ip(), credentials.as_deref())?;
+        let credentials = credentials.filter(|_| !address.ip().is_loopback());
         let fail = |source| HealthError::Port { address, source };
         let listener = TcpListener::bind(address).await.map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
         tracing::info!(%address, "health and metrics");
-        let accepting = tokio::spawn(accept(listener, watched));
+        let accepting = tokio::spawn(accept(listener, credentials, watched));
         Ok(Self { address, accepting })
     }
 
@@ -74,7 +79,7 @@ impl Drop for Health {
     }
 }
 
-async fn accept(listener: TcpListener, watched: Arc<dyn Watched>) {
+async fn accept(listener: TcpListener, credentials: Option<Arc<Credentials>>, watched: Arc<dyn Watched>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // The semaphore is never closed.
     while let Ok(place) = places.clone().acquire_owned().await {
@@ -87,16 +92,34 @@ async fn accept(listener: TcpListener, watched: Arc<dyn Watched>) {
                 continue;
             }
         };
-        let watched = watched.clone();
+        let (credentials, watched) = (credentials.clone(), watched.clone());
         tokio::spawn(async move {
             // A caller that is too slow or gone is no concern of anybody.
-            let _ = tokio::time::timeout(DEADLINE, answer(stream, &*watched)).await;
+            let _ = tokio::time::timeout(DEADLINE, greet(stream, credentials.as_deref(), &*watched)).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, watched: &dyn Watched) -> std::io::Result<()> {
+async fn greet(stream: TcpStream, credentials: Option<&Credentials>, watched: &dyn Watched) -> std::io::Result<()> {
+    let Some(credentials) = credentials else {
+        return answer(stream.into(), watched, |_| true).await;
+    };
+    let stream = Stream::accept_anyone(stream, credentials).await?;
+    let certified = stream.shows_certificate();
+    answer(stream, watched, |head| certified && shows_token(head, credentials)).await
+}
+
+/// Whether a request has the header `Authorization: Bearer TOKEN` (RFC 6750).
+fn shows_token(head: &[u8], credentials: &Credentials) -> bool {
+    let head = String::from_utf8_lossy(head);
+    let mut fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    let value = fields.find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+    let shown = value.and_then(|(_, value)| value.trim().strip_prefix("Bearer "));
+    shown.is_some_and(|shown| credentials.token().is(shown.trim()))
+}
+
+async fn answer(mut stream: Stream, watched: &dyn Watched, known: impl Fn(&[u8]) -> bool) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(1024);
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let full = head.len() >= HEAD_MAX;
@@ -109,6 +132,10 @@ async fn answer(mut stream: TcpStream, watched: &dyn Watched) -> std::io::Result
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (status, body) = match (method, target.split('?').next().unwrap_or_default()) {
+        ("GET" | "HEAD", "/metrics") if !known(&head) => (
+            "401 Unauthorized",
+            "numbers are told to those who show a client's certificate and `Authorization: Bearer TOKEN`\n".to_owned(),
+        ),
         ("GET" | "HEAD", path) => page(path, watched).await,
         _ => ("405 Method Not Allowed", "only GET is answered here\n".to_owned()),
     };
@@ -133,7 +160,7 @@ async fn page(path: &str, watched: &dyn Watched) -> (&'static str, String) {
     }
 }
 
-async fn reply(stream: &mut TcpStream, status: &str, body: &str, with_body: bool) -> std::io::Result<()> {
+async fn reply(stream: &mut Stream, status: &str, body: &str, with_body: bool) -> std::io::Result<()> {
     let length = body.len();
     let mut text = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {length}\r\n\
@@ -143,6 +170,7 @@ async fn reply(stream: &mut TcpStream, status: &str, body: &str, with_body: bool
         text += body;
     }
     stream.write_all(text.as_bytes()).await?;
+    stream.flush().await?;
     stream.shutdown().await
 }
 
@@ -167,7 +195,7 @@ mod tests {
 
     async fn serving() -> (Health, Arc<Part>) {
         let part = Arc::new(Part(Mutex::default()));
-        let health = Health::serve("127.0.0.1:0".parse().unwrap(), part.clone())
+        let health = Health::serve("127.0.0.1:0".parse().unwrap(), None, part.clone())
             .await
             .unwrap();
         (health, part)
@@ -249,12 +277,12 @@ mod tests {
     #[tokio::test]
     async fn only_this_machine_is_answered() {
         let part = Arc::new(Part(Mutex::default()));
-        let error = Health::serve("0.0.0.0:0".parse().unwrap(), part.clone())
+        let error = Health::serve("0.0.0.0:0".parse().unwrap(), None, part.clone())
             .await
             .unwrap_err();
         assert!(error.to_string().contains("127.0.0.1") && !error.retry(), "{error}");
         let (health, _) = serving().await;
-        let error = Health::serve(health.address(), part).await.unwrap_err();
+        let error = Health::serve(health.address(), None, part).await.unwrap_err();
         assert!(error.retry() && error.to_string().contains("another port"), "{error}");
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corpusmill_access::Credentials;
 use corpusmill_batches::{Assembler, BatchData, BatchError, FieldSet, OpenPlan, Prefetcher, SlabPool};
-use corpusmill_serve::{Feed, FeedOptions};
+use corpusmill_serve::{Feed, FeedOptions, ServeError};
 use corpusmill_transport::Choice;
 
 use crate::error::Result;
@@ -85,6 +86,7 @@ impl Ahead {
         let slots = (origin.prefetch_bytes / slot_bytes).clamp(*SLOTS.start(), *SLOTS.end());
         let options = FeedOptions {
             source: served.source.clone(),
+            credentials: Credentials::of_environment().map_err(ServeError::from)?,
             job: served.job.clone(),
             rank,
             world,

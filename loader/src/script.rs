@@ -3,9 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use corpusmill_access::Credentials;
 use corpusmill_proto::control::SubmitRequest;
 use corpusmill_proto::control::message::What;
 use corpusmill_proto::{Remote, RemoteError};
+use corpusmill_serve::ServeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use serde_json::json;
@@ -88,7 +90,8 @@ impl PyScript {
             .enable_all()
             .build()
             .map_err(LoaderError::Threads)?;
-        let remote = runtime.block_on(Remote::connect(coordinator))?;
+        let credentials = Credentials::of_environment().map_err(ServeError::from)?;
+        let remote = runtime.block_on(Remote::connect(coordinator, credentials.as_ref()))?;
         let cancel = CancellationToken::new();
         let mut conversation = remote.run(request, cancel.clone());
         let (send, messages) = mpsc::channel(AHEAD);

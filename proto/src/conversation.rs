@@ -185,10 +185,12 @@ impl Conversation {
     fn stopped(&self, status: Status) -> Stopped {
         match status.code() {
             Code::NotFound if self.script.is_some() => Stopped::Forgotten,
-            // A coordinator of another version refuses, one that is full asks to come later: a person decides.
-            Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument | Code::ResourceExhausted => {
-                Stopped::Failed(self.remote.lost(&status))
-            }
+            // A coordinator of another version or token refuses, one that is full asks to come later: a person decides.
+            Code::NotFound
+            | Code::FailedPrecondition
+            | Code::Unauthenticated
+            | Code::InvalidArgument
+            | Code::ResourceExhausted => Stopped::Failed(self.remote.lost(&status)),
             _ => Stopped::Lost(status),
         }
     }

@@ -20,12 +20,14 @@ pub enum RemoteError {
         reason: String,
     },
     /// Nobody answers there.
-    #[error("no coordinator answers at {url} ({reason}); start one with `corpusmill coordinator`")]
+    #[error("no coordinator answers at {url} ({reason}); start one with `corpusmill coordinator`{hint}")]
     Unreachable {
         /// Address of the coordinator.
         url: String,
         /// Why, in the system's words.
         reason: String,
+        /// What else it may be.
+        hint: &'static str,
     },
     /// The coordinator does not do it.
     #[error("coordinator at {url}: {reason}")]

@@ -1,10 +1,10 @@
-//! The services of a coordinator on the wire, and the rule that both sides are of one version.
+//! The services of a coordinator on the wire, how they are called, and the rule that both sides are of one version.
 //!
 //! ```text
 //!   submit, Python ─┐                        ┌─ coordinator
 //!                   ├─ Submit, Watch, Cancel ┤
 //!   worker ─────────┘  Join                  └─ refuses callers of another version, by name
-//!        every request carries `corpusmill-version` in its metadata ([`SendsVersion`], [`ChecksVersion`])
+//!        every request carries `corpusmill-version`, and the token where there are credentials ([`Says`], [`Asks`])
 //! ```
 //! [`Remote`] is the caller's side of scripts: `corpusmill submit` and Python follow one by its [`Conversation`].
 //! `stream` brings trainers and workers together; their batches travel through `transport`.
@@ -13,10 +13,11 @@
 //! To add a message or a call: `proto/*.proto`, then `cargo run -p corpusmill-proto --example generate`.
 //! Field numbers are never used again.
 
+mod caller;
 mod conversation;
 mod error;
+mod metadata;
 mod remote;
-mod version;
 
 /// The generated messages, client and server.
 #[expect(
@@ -44,34 +45,21 @@ pub mod stream {
     include!("generated/corpusmill.stream.v1.rs");
 }
 
+pub use caller::{Caller, broken_off, member_endpoint, server_tls};
 pub use conversation::Conversation;
 pub use error::{RemoteError, Result, causes};
+pub use metadata::{Asks, Says, TOKEN_KEY, VERSION, VERSION_KEY};
 pub use remote::Remote;
-pub use version::{ChecksVersion, METADATA_KEY, SendsVersion, VERSION};
 
-/// Client that says its version with every call.
+/// Client that says who it is with every call.
 pub type ControlClient = control::control_client::ControlClient<
-    tonic::service::interceptor::InterceptedService<tonic::transport::Channel, SendsVersion>,
+    tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Says>,
 >;
 
-/// Client of streams that says its version with every call.
+/// Client of streams that says who it is with every call.
 pub type StreamsClient = stream::streams_client::StreamsClient<
-    tonic::service::interceptor::InterceptedService<tonic::transport::Channel, SendsVersion>,
+    tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Says>,
 >;
 
 /// Bytes that a message may have: batches of results are cut below this.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
-
-/// A client over an open connection, which says this program's version.
-#[must_use]
-pub fn client(channel: tonic::transport::Channel) -> ControlClient {
-    control::control_client::ControlClient::with_interceptor(channel, SendsVersion::default())
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-/// A client of streams over an open connection, which says this program's version.
-#[must_use]
-pub fn streams_client(channel: tonic::transport::Channel) -> StreamsClient {
-    stream::streams_client::StreamsClient::with_interceptor(channel, SendsVersion::default())
-}

@@ -1,18 +1,16 @@
 //! A coordinator elsewhere.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use corpusmill_access::Credentials;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
+use crate::ControlClient;
+use crate::caller::{Caller, broken_off};
 use crate::control::{DescribeRequest, ListKind, ListRequest, SubmitRequest};
 use crate::conversation::Conversation;
-use crate::error::{RemoteError, Result, causes};
-use crate::{ControlClient, client};
-
-/// A coordinator that cannot be reached for so long is given up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::error::{RemoteError, Result};
 
 /// A connection to a coordinator.
 #[derive(Debug, Clone)]
@@ -23,33 +21,35 @@ pub struct Remote {
 
 impl Remote {
     /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`; `corpusmill://…` is the same.
+    /// With credentials, inside TLS.
     ///
     /// # Errors
     /// [`RemoteError::Address`] when that is no address, [`RemoteError::Unreachable`] when nobody answers there.
-    pub async fn connect(url: &str) -> Result<Self> {
-        let no_address = |reason: &str| RemoteError::Address {
+    pub async fn connect(url: &str, credentials: Option<&Arc<Credentials>>) -> Result<Self> {
+        let caller = Caller::new(url, credentials).map_err(|reason| RemoteError::Address {
             url: url.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let whole = match url.split_once("://") {
-            None => return Err(no_address("http:// is missing")),
-            Some(("corpusmill", rest)) => format!("http://{rest}"),
-            Some(_) => url.to_owned(),
-        };
-        let endpoint = Endpoint::from_shared(whole).map_err(|e| no_address(&e.to_string()))?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|e| RemoteError::Unreachable {
-            url: url.to_owned(),
-            reason: causes(&e),
+            reason,
         })?;
-        Ok(Self {
-            client: client(channel),
-            url: url.to_owned(),
-        })
+        let nobody = |reason: String| RemoteError::Unreachable {
+            url: caller.url().to_owned(),
+            reason,
+            hint: match credentials {
+                Some(_) => "; its certificates and those of --certs must be of one `certs init`",
+                None => ", and give --certs if it asks for certificates",
+            },
+        };
+        let client = caller.control().await.map_err(nobody)?;
+        let url = caller.url().to_owned();
+        let mut this = Self { client, url };
+        // A connection says little: who shows the wrong certificate, or none, is told so by the first answer.
+        let kind = ListKind::Workers.into();
+        match this.client.list(ListRequest { kind }).await {
+            Err(status) => Err(match broken_off(&status) {
+                Some(reason) => nobody(reason),
+                None => this.lost(&status),
+            }),
+            Ok(_) => Ok(this),
+        }
     }
 
     /// Sends a script and follows it to its end, also when the connection ends or the coordinator is started again
@@ -89,7 +89,7 @@ impl Remote {
 
     pub(crate) fn lost(&self, status: &Status) -> RemoteError {
         match status.code() {
-            Code::FailedPrecondition | Code::Unknown | Code::NotFound => self.broken(status.message()),
+            Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => self.broken(status.message()),
             _ => RemoteError::Lost {
                 url: self.url.clone(),
                 reason: status.message().to_owned(),

@@ -73,7 +73,7 @@ impl Control for Handle {
     }
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        Err(Status::unimplemented("list"))
+        Ok(Response::new(ListReply { json: "[]".to_owned() }))
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
@@ -123,7 +123,7 @@ async fn conversation(watches: Vec<Vec<Result<Message, Status>>>) -> (Conversati
         text: "SELECT 1".to_owned(),
         ..SubmitRequest::default()
     };
-    let remote = Remote::connect(&url).await.expect("it listens");
+    let remote = Remote::connect(&url, None).await.expect("it listens");
     (remote.run(request, cancel.clone()), played, cancel)
 }
 
@@ -233,7 +233,7 @@ async fn who_cancels_is_told_when_the_script_has_stopped() {
 #[tokio::test]
 async fn an_address_that_is_none_is_named_with_one_that_is() {
     for url in ["127.0.0.1:1", "http://"] {
-        let error = Remote::connect(url).await.unwrap_err();
+        let error = Remote::connect(url, None).await.unwrap_err();
         assert!(
             matches!(&error, RemoteError::Address { .. }) && !error.retry(),
             "{error}"
@@ -242,7 +242,7 @@ async fn an_address_that_is_none_is_named_with_one_that_is() {
             error.to_string().contains(&format!("`{url}`")) && error.to_string().contains("http://127.0.0.1:50050")
         );
     }
-    let error = Remote::connect("http://127.0.0.1:1").await.unwrap_err();
+    let error = Remote::connect("http://127.0.0.1:1", None).await.unwrap_err();
     assert!(
         matches!(&error, RemoteError::Unreachable { .. }) && error.retry(),
         "{error}"

@@ -5,17 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::error::{Result, ServeError};
+use crate::session;
+use corpusmill_access::{Credentials, may_listen};
 use corpusmill_batches::{BatchError, OpenPlan, Options, Surroundings};
+use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::OfferRequest;
 use corpusmill_transport::{ServeOptions, Server, Token, host_identity};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Endpoint;
-
-use crate::error::Result;
-use crate::link;
-use crate::session;
 
 /// First and longest pause between two calls to the coordinator.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -30,9 +29,11 @@ const PLANS_MAX: usize = 8;
 pub struct DeskOptions {
     /// Address of the coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`.
     pub coordinator: String,
+    /// What is shown to the coordinator and to trainers, and asked of them; needed beyond loopback.
+    pub credentials: Option<Arc<Credentials>>,
     /// What the worker calls itself.
     pub name: String,
-    /// Where trainers connect; loopback unless the network is private.
+    /// Where trainers connect.
     pub host: IpAddr,
     /// The port there; 0 is one of the system's choice.
     pub port: u16,
@@ -54,6 +55,7 @@ impl DeskOptions {
     pub fn new(coordinator: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             coordinator: coordinator.into(),
+            credentials: None,
             name: name.into(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
@@ -71,7 +73,7 @@ impl DeskOptions {
 pub struct Desk {
     server: Server,
     token: Token,
-    endpoint: Endpoint,
+    caller: Caller,
     shared: Arc<Library>,
 }
 
@@ -105,11 +107,19 @@ impl Desk {
     /// Listens for trainers.
     ///
     /// # Errors
-    /// Address for a coordinator that cannot be; Transport when there is no port.
+    /// Address for a coordinator that cannot be; Access when other machines could connect without credentials;
+    /// Transport when there is no port.
     pub async fn open(options: DeskOptions) -> Result<Self> {
-        let endpoint = link::endpoint(&options.coordinator)?;
+        may_listen(
+            "a worker's port for trainers",
+            options.host,
+            options.credentials.as_deref(),
+        )?;
+        let caller = Caller::new(&options.coordinator, options.credentials.as_ref());
+        let caller = caller.map_err(|reason| ServeError::address(&options.coordinator, reason))?;
         let token = Token::generate()?;
         let mut serving = ServeOptions::new(SocketAddr::new(options.host, options.port), token.clone());
+        serving.credentials.clone_from(&options.credentials);
         serving.slot_bytes_max = SLOT_BYTES_MAX;
         serving.memory_bytes_max = options.slots_bytes;
         let server = Server::bind(serving).await?;
@@ -122,7 +132,7 @@ impl Desk {
         Ok(Self {
             server,
             token,
-            endpoint,
+            caller,
             shared,
         })
     }
@@ -142,7 +152,7 @@ impl Desk {
     /// Serves until `shutdown`; sessions then end, and trainers go on with another worker.
     pub async fn run(self, shutdown: CancellationToken) {
         let sessions = TaskTracker::new();
-        let offering = offer(&self.shared, &self.endpoint, self.address(), &self.token);
+        let offering = offer(&self.shared, &self.caller, self.address(), &self.token);
         let accepting = async {
             while let Ok(exporter) = self.server.accept().await {
                 let (shared, stop) = (self.shared.clone(), shutdown.clone());
@@ -165,7 +175,7 @@ impl Desk {
 }
 
 /// Offers to serve, again whenever the call ends, for ever.
-async fn offer(shared: &Library, endpoint: &Endpoint, address: SocketAddr, token: &Token) {
+async fn offer(shared: &Library, caller: &Caller, address: SocketAddr, token: &Token) {
     let request = OfferRequest {
         worker: shared.options.name.clone(),
         address: address.to_string(),
@@ -174,10 +184,10 @@ async fn offer(shared: &Library, endpoint: &Endpoint, address: SocketAddr, token
     };
     let (mut pause, mut told) = (PAUSE, false);
     loop {
-        let ended = match link::connect(endpoint).await {
+        let ended = match caller.streams().await {
             Err(reason) => reason,
             Ok(mut client) => match client.offer(request.clone()).await {
-                Err(status) => status.message().to_owned(),
+                Err(status) => broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
                 Ok(reply) => {
                     let mut replies = reply.into_inner();
                     while let Ok(Some(reply)) = replies.message().await {
@@ -190,7 +200,7 @@ async fn offer(shared: &Library, endpoint: &Endpoint, address: SocketAddr, token
             },
         };
         if !told {
-            tracing::warn!(coordinator = %endpoint.uri(), reason = %ended, "not known to the coordinator as serving; tries again");
+            tracing::warn!(coordinator = caller.url(), reason = %ended, "not known to the coordinator as serving; tries again");
             told = true;
         }
         tokio::time::sleep(pause).await;

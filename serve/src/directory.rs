@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use corpusmill_proto::ChecksVersion;
+use corpusmill_proto::Asks;
 use corpusmill_proto::stream::streams_server::{Streams, StreamsServer};
 use corpusmill_proto::stream::{OfferReply, OfferRequest, OpenReply, OpenRequest, Server};
 use futures::Stream;
@@ -47,10 +47,10 @@ impl Directory {
         })
     }
 
-    /// The service for tonic.
+    /// The service for tonic, for callers that say what is asked.
     #[must_use]
-    pub fn service(self: &Arc<Self>) -> InterceptedService<StreamsServer<Calls>, ChecksVersion> {
-        InterceptedService::new(StreamsServer::new(Calls(self.clone())), ChecksVersion)
+    pub fn service(self: &Arc<Self>, asks: Asks) -> InterceptedService<StreamsServer<Calls>, Asks> {
+        InterceptedService::new(StreamsServer::new(Calls(self.clone())), asks)
     }
 
     /// Names of the workers that serve now.

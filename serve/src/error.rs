@@ -52,6 +52,9 @@ pub enum ServeError {
     /// Bytes that are no batch of this plan, or a plan that cannot be opened.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// Other machines could connect and would not be asked who they are, or the credentials do not serve.
+    #[error(transparent)]
+    Access(#[from] corpusmill_access::AccessError),
     /// A transport failed.
     #[error(transparent)]
     Transport(#[from] corpusmill_transport::Error),
@@ -61,12 +64,21 @@ pub enum ServeError {
 }
 
 impl ServeError {
+    /// An address that is none.
+    pub(crate) fn address(source_url: &str, reason: String) -> Self {
+        Self::Address {
+            source_url: source_url.to_owned(),
+            reason,
+        }
+    }
+
     /// Whether the same may succeed later, with this worker or another.
     #[must_use]
     pub fn retry(&self) -> bool {
         match self {
             Self::Transport(e) => e.retry() || matches!(e, corpusmill_transport::Error::Closed { .. }),
             Self::Batch(e) => e.retry(),
+            Self::Access(e) => e.retry(),
             Self::Nobody { .. } => true,
             Self::Address { .. } | Self::Refused { .. } | Self::Failed { .. } | Self::Protocol(_) => false,
         }
@@ -78,7 +90,7 @@ impl ServeError {
         match self {
             Self::Batch(e) => e.kind(),
             Self::Failed { kind, .. } => *kind,
-            Self::Address { .. } | Self::Refused { .. } => ErrorKind::Plan,
+            Self::Address { .. } | Self::Refused { .. } | Self::Access(_) => ErrorKind::Plan,
             Self::Nobody { .. } | Self::Transport(_) => ErrorKind::Io,
             Self::Protocol(_) => ErrorKind::Other,
         }

@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use corpusmill_access::Credentials;
 use corpusmill_batches::{BatchData, BatchShape, SlabPool};
+use corpusmill_proto::Caller;
 use corpusmill_proto::stream::OpenRequest;
 use corpusmill_transport::{Choice, Token, host_identity};
 use tokio::runtime::Handle;
@@ -25,7 +27,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Result, ServeError};
-use crate::link;
 
 use follow::{Known, follow};
 use reader::Reader;
@@ -40,6 +41,8 @@ const SLABS_MAX: usize = 8;
 pub struct FeedOptions {
     /// The coordinator: `corpusmill://HOST:PORT`.
     pub source: String,
+    /// What is shown to the coordinator and the workers, and asked of them.
+    pub credentials: Option<Arc<Credentials>>,
     /// Name of the job: its ranks are checked against each other.
     pub job: String,
     /// This rank, from 0.
@@ -158,14 +161,15 @@ impl Feed {
     /// # Errors
     /// Address for a source that is none.
     pub fn start(handle: &Handle, mut options: FeedOptions, step: u64) -> Result<Self> {
-        let endpoint = link::endpoint(&options.source)?;
+        let caller = Caller::new(&options.source, options.credentials.as_ref());
+        let caller = caller.map_err(|reason| ServeError::address(&options.source, reason))?;
         options.slots = options.slots.max(6);
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
         let (sender, queue) = mpsc::channel(options.slots as usize / 2);
         let (known, servers) = watch::channel(Known::default());
         let source = options.source.clone();
         let request = open_request(&options)?;
-        let following = follow(endpoint, request, known);
+        let following = follow(caller, request, known);
         let reader = Reader {
             options,
             state: state.clone(),

@@ -21,7 +21,6 @@ mod directory;
 mod error;
 mod feed;
 mod jobs;
-mod link;
 mod ranking;
 mod session;
 

@@ -16,7 +16,7 @@ const PROGRAM: &str = "/usr/bin/corpusmill";
 /// The exit status of a script that this machine cannot run; what it lacks stands on its standard output.
 const CANNOT_RUN: i32 = 77;
 /// Options that the manifests are written for and the program does not have yet.
-const NOT_YET: [&str; 4] = ["--certs", "--cluster-network", "--advertise", "--label"];
+const NOT_YET: [&str; 2] = ["--advertise", "--label"];
 
 /// Units by their file names.
 fn units() -> Result<BTreeMap<String, String>> {

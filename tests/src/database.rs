@@ -101,7 +101,7 @@ pub async fn run_on(sandbox: &Sandbox, sql: &str) -> Result<Answer, CoordinatorE
     };
     let events: Arc<dyn Events> = Arc::new(Silent);
     let mut last = Last(Answer::default());
-    let mut remote = Remote::connect(sandbox.url()).await?;
+    let mut remote = Remote::connect(sandbox.url(), None).await?;
     remote
         .run_script(script, &mut last, &events, &CancellationToken::new())
         .await?;

@@ -10,6 +10,7 @@
 
 mod azure;
 mod database;
+mod namespaces;
 mod place;
 mod program;
 mod s3;
@@ -17,6 +18,7 @@ mod sandbox;
 
 pub use azure::Azurite;
 pub use database::{Answer, Database, run_on, without_paths};
+pub use namespaces::Namespaces;
 pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
 pub use program::{Ended, Program, program};
 pub use s3::S3;

@@ -14,6 +14,7 @@ use corpusmill_cli::generate::{Format, Options, generate};
 pub struct Place {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    namespace: Option<String>,
 }
 
 impl Place {
@@ -25,6 +26,7 @@ impl Place {
         Ok(Self {
             folder: tempfile::Builder::new().prefix("corpusmill-test-").tempdir()?,
             environment: Vec::new(),
+            namespace: None,
         })
     }
 
@@ -36,6 +38,16 @@ impl Place {
     /// The variables of programs that are run in this place.
     pub fn environment(&self) -> &[(String, String)] {
         &self.environment
+    }
+
+    /// Runs programs of this place in a network namespace from now on, where they are not put elsewhere.
+    pub fn set_namespace(&mut self, name: &str) {
+        self.namespace = Some(name.to_owned());
+    }
+
+    /// The network namespace of programs that are run in this place.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 
     /// The folder.

@@ -50,7 +50,22 @@ impl Program {
     /// # Errors
     /// When the program was not built.
     pub fn new(place: &Place, arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(program()?);
+        Self::inside(place, place.namespace(), arguments)
+    }
+
+    /// The program in a network namespace of its own, otherwise as [`Program::new`].
+    ///
+    /// # Errors
+    /// When the program was not built.
+    pub fn inside(place: &Place, namespace: Option<&str>, arguments: &[&str]) -> Result<Self> {
+        let mut command = match namespace {
+            None => Command::new(program()?),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(program()?);
+                command
+            }
+        };
         command
             .args(arguments)
             .envs(place.environment().iter().map(|(name, value)| (name, value)))

@@ -38,7 +38,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::new`].
     pub fn with_failpoint(place: Place, failpoint: Option<&str>) -> Result<Self> {
-        Self::start(place, &[], failpoint)
+        Self::start(place, "127.0.0.1:0", &[], &[], failpoint)
     }
 
     /// Starts a coordinator; it and all workers have more environment variables.
@@ -46,13 +46,27 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::new`].
     pub fn with_environment(place: Place, environment: &[(&str, &str)]) -> Result<Self> {
-        Self::start(place, environment, None)
+        Self::start(place, "127.0.0.1:0", &[], environment, None)
     }
 
-    fn start(place: Place, environment: &[(&str, &str)], failpoint: Option<&str>) -> Result<Self> {
+    /// Starts a coordinator that listens on `listen`, with more arguments.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    pub fn listening(place: Place, listen: &str, more: &[&str]) -> Result<Self> {
+        Self::start(place, listen, more, &[], None)
+    }
+
+    fn start(
+        place: Place,
+        listen: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+        failpoint: Option<&str>,
+    ) -> Result<Self> {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let environment: Vec<_> = environment.iter().map(owned).collect();
-        let (coordinator, url) = coordinator(&place, "127.0.0.1:0", &environment, failpoint)?;
+        let (coordinator, url) = coordinator(&place, listen, more, &environment, failpoint)?;
         Ok(Self {
             place,
             environment,
@@ -78,7 +92,7 @@ impl Sandbox {
             std::thread::sleep(Duration::from_millis(20));
         }
         let address = self.url.trim_start_matches("http://").to_owned();
-        let (coordinator, url) = coordinator(&self.place, &address, &self.environment, None)?;
+        let (coordinator, url) = coordinator(&self.place, &address, &[], &self.environment, None)?;
         assert_eq!(url, self.url);
         self.coordinator = coordinator;
         Ok(())
@@ -98,6 +112,21 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::worker`].
     pub fn worker_in(&mut self, folder: &Path, more: &[&str], failpoint: Option<&str>) -> Result<usize> {
+        let namespace = self.place.namespace().map(str::to_owned);
+        self.worker_inside(namespace.as_deref(), folder, more, failpoint)
+    }
+
+    /// Starts one more worker in a network namespace of its own.
+    ///
+    /// # Errors
+    /// As [`Sandbox::worker`].
+    pub fn worker_inside(
+        &mut self,
+        namespace: Option<&str>,
+        folder: &Path,
+        more: &[&str],
+        failpoint: Option<&str>,
+    ) -> Result<usize> {
         let number = self.workers.len();
         let folder = folder.to_str().context("the place has a strange name")?;
         let arguments = [
@@ -109,8 +138,8 @@ impl Sandbox {
             "--work-dir",
             folder,
         ];
-        let program =
-            Program::new(&self.place, &[&arguments, more].concat())?.log_to(&format!("worker-{number}.log"))?;
+        let program = Program::inside(&self.place, namespace, &[&arguments, more].concat())?;
+        let program = program.log_to(&format!("worker-{number}.log"))?;
         let mut program = with(program, &self.environment);
         if let Some(failpoint) = failpoint {
             program = program.env("CORPUSMILL_FAILPOINT", failpoint);
@@ -287,10 +316,12 @@ impl Drop for Sandbox {
 fn coordinator(
     place: &Place,
     listen: &str,
+    more: &[&str],
     environment: &[(String, String)],
     failpoint: Option<&str>,
 ) -> Result<(Child, String)> {
-    let program = Program::new(place, &["coordinator", "--listen", listen])?.log_to("coordinator.log")?;
+    let program =
+        Program::new(place, &[&["coordinator", "--listen", listen], more].concat())?.log_to("coordinator.log")?;
     let mut program = with(program, environment);
     if let Some(failpoint) = failpoint {
         program = program.env("CORPUSMILL_FAILPOINT", failpoint);

@@ -148,6 +148,9 @@ pub enum Error {
         /// The device's own code.
         vendor: u32,
     },
+    /// The credentials do not serve, or there is no randomness for secrets.
+    #[error(transparent)]
+    Access(#[from] corpusmill_access::AccessError),
     /// A socket or file operation failed.
     #[error("{what}: {source}")]
     Io {
@@ -178,6 +181,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Closed { .. }
             | Self::Memory { .. } => false,
+            Self::Access(error) => error.retry(),
         }
     }
 

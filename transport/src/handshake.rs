@@ -11,11 +11,11 @@
 //! connections is derived from them and never sent.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::token::{Token, random};
 use crate::wire::{Denial, Frame, GREETING_BYTES_MAX, denial, read_frame};
 use crate::{Error, Kind, Result, host};
+use corpusmill_access::{Token, random};
 
 /// What both sides know after a handshake.
 pub(crate) struct Introduction {
@@ -115,7 +115,9 @@ pub(crate) async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) async fn send(stream: &mut (impl AsyncWrite + Unpin), peer: &str, frame: &Frame) -> Result<()> {
     let mut out = BytesMut::new();
     frame.encode(&mut out);
-    stream.write_all(&out).await.map_err(|e| crate::wire::lost(peer, &e))
+    crate::wire::write(stream, &out)
+        .await
+        .map_err(|e| crate::wire::lost(peer, &e))
 }
 
 /// Turns a frame that is not `wanted` into the error that it stands for.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::token::random;
+use corpusmill_access::random;
 
 /// Names the running kernel and the network namespace: two processes with equal names can exchange file
 /// descriptors over an abstract Unix socket. Falls back to a name that equals no other where `/proc` is not there.

@@ -17,6 +17,10 @@
 //! after `Timeouts::silence` when it is stopped; nothing is left behind in either case, and the survivor opens a
 //! session with another peer.
 //!
+//! With credentials both connections of a session, control and tcp's data, are inside mutual TLS. Bodies over shm stay on
+//! their machine: the ring is a memfd without a name, handed to whoever proves the session's secret. Bodies over rdma are
+//! read in the clear: its queue pair and key come over the control connection, and the network is the limit.
+//!
 //! Unsafe code is in `region` (mapped memory), `shm` (passing a descriptor) and `rdma::ffi`, `rdma::verbs`.
 //!
 //! To add a transport: a file with its `Transport`, `Export` and `Import`, a variant of [`Kind`] with its name and code,
@@ -45,11 +49,11 @@ mod server;
 #[expect(unsafe_code, reason = "control messages of Unix sockets")]
 mod shm;
 mod tcp;
-mod token;
 mod transport;
 mod wire;
 
 pub use checksum::Checksum;
+pub use corpusmill_access::Token;
 pub use descriptor::Descriptor;
 pub use error::{Error, Refusal, Result};
 pub use exporter::{ExportStats, Exporter};
@@ -60,4 +64,3 @@ pub use pool::{Body, DeviceRange, TrainerMemory};
 pub use puller::{PullOptions, PullStats, Puller};
 pub use ring::Assembly;
 pub use server::{ServeOptions, Server};
-pub use token::Token;

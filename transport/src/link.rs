@@ -11,9 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use corpusmill_access::{Receiving, Sending, Stream};
 use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -245,7 +244,7 @@ impl Drop for Release {
 /// Starts both tasks over an open control connection. They end with the session; `handler` sees every frame but
 /// pings and the peer's goodbye, in order, and must not wait.
 pub(crate) fn start(
-    stream: TcpStream,
+    stream: Stream,
     ending: &Arc<Ending>,
     timeouts: Timeouts,
     handler: impl FnMut(Frame) -> Result<()> + Send + 'static,
@@ -261,7 +260,7 @@ pub(crate) fn start(
 }
 
 async fn read(
-    mut input: BufReader<OwnedReadHalf>,
+    mut input: BufReader<Receiving>,
     ending: Arc<Ending>,
     timeouts: Timeouts,
     mut handler: impl FnMut(Frame) -> Result<()>,
@@ -295,7 +294,7 @@ async fn read(
     }
 }
 
-async fn write(mut output: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, ending: Arc<Ending>, timeouts: Timeouts) {
+async fn write(mut output: Sending, mut frames: mpsc::Receiver<Frame>, ending: Arc<Ending>, timeouts: Timeouts) {
     let _flushed = ending.flushed.clone().drop_guard();
     let mut beat = interval(timeouts.heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -308,7 +307,10 @@ async fn write(mut output: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, en
             _ = beat.tick() => batch.push(Frame::Ping),
         }
         batch.drain(..).for_each(|frame| frame.encode(&mut out));
-        match ending.unless(timeout(timeouts.silence, output.write_all(&out))).await {
+        match ending
+            .unless(timeout(timeouts.silence, wire::write(&mut output, &out)))
+            .await
+        {
             Ok(Ok(Ok(()))) => out.clear(),
             Ok(Ok(Err(error))) => {
                 ending.fail(&wire::lost(&ending.peer, &error));
@@ -335,19 +337,19 @@ async fn write(mut output: OwnedWriteHalf, mut frames: mpsc::Receiver<Frame>, en
         message: message.into(),
     }
     .encode(&mut out);
-    timeout(timeouts.heartbeat, output.write_all(&out)).await.ok();
+    timeout(timeouts.heartbeat, wire::write(&mut output, &out)).await.ok();
     output.shutdown().await.ok();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (Stream, Stream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (a, b) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (a.unwrap(), b.unwrap().0)
+        (a.unwrap().into(), b.unwrap().0.into())
     }
 
     fn quick() -> Timeouts {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use corpusmill_access::Credentials;
 use tokio::sync::mpsc;
 
 use crate::claims::{Claim, Claims};
@@ -26,6 +27,8 @@ use opening::{Granted, open};
 pub struct PullOptions {
     /// The secret shared with the worker.
     pub token: Token,
+    /// What both sides show: connections are inside TLS then. Default: none.
+    pub credentials: Option<Arc<Credentials>>,
     /// The transport. Default: `auto`.
     pub choice: Choice,
     /// Slots of the worker's ring that this session wants. Default 4.
@@ -52,6 +55,7 @@ impl PullOptions {
     pub fn new(token: Token) -> Self {
         Self {
             token,
+            credentials: None,
             choice: Choice::Auto,
             slots: 4,
             slot_bytes: 16 << 20,

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use tokio::net::TcpStream;
+use corpusmill_access::Stream;
 
 use self::path::{Endpoint, Path};
 use self::reads::{Reads, Ring as RemoteRing};
@@ -118,7 +118,7 @@ impl Export for RdmaExport {
         self.path.connect(&self.pair, &self.ours, &theirs)
     }
 
-    fn connection(&self, _stream: TcpStream) -> Result<()> {
+    fn connection(&self, _stream: Stream) -> Result<()> {
         Err(Error::protocol(
             &self.ending.peer,
             "a data connection, which rdma has not",

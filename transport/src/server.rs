@@ -15,10 +15,10 @@ use crate::exporter::{Exporter, Freed};
 use crate::handshake::{self, Introduction, send, unexpected};
 use crate::link::{self, Ending, Timeouts, blocking, within};
 use crate::ring::{Layout, Ring};
-use crate::token::random;
 use crate::transport::{self, Export, ExportContext};
 use crate::wire::{Denial, Frame, read_trusted};
 use crate::{Checksum, Error, Kind, Result, Token};
+use corpusmill_access::{Credentials, Stream, random};
 
 /// Connections that may be in their handshake at once.
 const GREETINGS_MAX: usize = 64;
@@ -34,6 +34,8 @@ pub struct ServeOptions {
     pub listen: SocketAddr,
     /// The secret shared with the trainers.
     pub token: Token,
+    /// What both sides show: connections are inside TLS then. Default: none.
+    pub credentials: Option<Arc<Credentials>>,
     /// Transports that may be used. Default: all.
     pub kinds: Vec<Kind>,
     /// Most slots a session gets; a trainer that asks for more gets this many. Default 16.
@@ -57,6 +59,7 @@ impl ServeOptions {
         Self {
             listen,
             token,
+            credentials: None,
             kinds: Kind::ALL.to_vec(),
             slots_max: 16,
             slot_bytes_max: 64 << 20,
@@ -195,11 +198,16 @@ async fn listen_for(listener: TcpListener, door: Arc<Door>, arrived: mpsc::Sende
 }
 
 /// Finds out who connects, and opens a session or passes a further connection to its own.
-async fn greet(mut stream: TcpStream, peer: &str, door: &Arc<Door>, arrived: &mpsc::Sender<Exporter>) -> Result<()> {
+async fn greet(stream: TcpStream, peer: &str, door: &Arc<Door>, arrived: &mpsc::Sender<Exporter>) -> Result<()> {
     stream
         .set_nodelay(true)
         .map_err(|e| Error::io("setting TCP_NODELAY", e))?;
     let limit = door.options.timeouts.handshake;
+    let mut stream = within("a trainer's TLS", limit, async {
+        let stream = Stream::accept(stream, door.options.credentials.as_deref()).await;
+        stream.map_err(|e| Error::lost(peer, format!("no TLS with it: {e}")))
+    })
+    .await?;
     let (session, introduction) = within("a trainer's handshake", limit, async {
         handshake::receive(&mut stream, peer, |session| door.token_of(session)).await
     })
@@ -238,10 +246,10 @@ impl Door {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         // a secret nobody holds: an unknown session looks like a wrong token
         open.get(&session)
-            .map_or_else(Token::generate, |entry| Ok(entry.secret.clone()))
+            .map_or_else(|| Ok(Token::generate()?), |entry| Ok(entry.secret.clone()))
     }
 
-    fn pass_on(&self, session: u64, stream: TcpStream, peer: &str) -> Result<()> {
+    fn pass_on(&self, session: u64, stream: Stream, peer: &str) -> Result<()> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let export = open.get(&session).and_then(|entry| entry.export.upgrade());
         drop(open);
@@ -262,7 +270,7 @@ struct Opening {
     timeouts: Timeouts,
 }
 
-async fn open(stream: &mut TcpStream, peer: &str, door: &Arc<Door>, introduction: Introduction) -> Result<Opening> {
+async fn open(stream: &mut Stream, peer: &str, door: &Arc<Door>, introduction: Introduction) -> Result<Opening> {
     let (host, kinds, slots, slot_bytes, application) = match read_trusted(stream, peer).await? {
         Frame::Open {
             host,
@@ -410,7 +418,7 @@ fn why_not(error: &Error) -> Frame {
 }
 
 impl Opening {
-    fn start(self, stream: TcpStream) -> Exporter {
+    fn start(self, stream: Stream) -> Exporter {
         let Self {
             ring,
             export,

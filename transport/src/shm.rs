@@ -20,16 +20,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::Interest;
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::link::{Ending, Outbox, Release, blocking, within};
 use crate::pool::{Body, TrainerMemory};
 use crate::region::Region;
 use crate::ring::{Header, Layout};
-use crate::token::random;
 use crate::transport::{Arrival, Export, ExportContext, Import, ImportContext, Transport};
 use crate::{Checksum, Descriptor, Error, Kind, Refusal, Result, handshake};
+use corpusmill_access::{Stream, random};
 
 /// The transport.
 pub(crate) struct Shm;
@@ -118,7 +118,7 @@ async fn hand_over(listener: &UnixListener, context: &ExportContext) -> Result<(
         let session = context.ring.session;
         let secret = |asked| match asked == session {
             true => Ok(context.secret.clone()),
-            false => crate::Token::generate(),
+            false => crate::Token::generate().map_err(Error::from),
         };
         if let Err(error) = handshake::receive(&mut stream, peer, secret).await {
             // anybody on this host can connect; the trainer may still come
@@ -150,7 +150,7 @@ impl Export for ShmExport {
         result.map_err(|_| Error::protocol("the trainer", "says it has the ring, which nobody took"))
     }
 
-    fn connection(&self, _stream: TcpStream) -> Result<()> {
+    fn connection(&self, _stream: Stream) -> Result<()> {
         Err(Error::protocol(
             "the trainer",
             "a data connection, which shared memory has not",

@@ -9,15 +9,14 @@
 //! in the cache.
 
 use std::collections::HashMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use corpusmill_access::{Credentials, Receiving, Sending, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use xxhash_rust::xxh3::Xxh3;
@@ -66,7 +65,7 @@ impl Transport for Tcp {
         pool.host_only(Kind::Tcp)?;
         let peer = context.address.to_string();
         let stream = within("opening the data connection", context.timeouts.handshake, async {
-            let mut stream = connect(context.address).await?;
+            let mut stream = connect(context.address, context.credentials.as_deref()).await?;
             handshake::introduce(&mut stream, &peer, &context.secret, context.session).await?;
             Ok(stream)
         })
@@ -101,8 +100,8 @@ impl Transport for Tcp {
 /// Connects with the options that both kinds of connection have.
 ///
 /// # Errors
-/// `PeerLost` when nobody listens there.
-pub(crate) async fn connect(address: std::net::SocketAddr) -> Result<TcpStream> {
+/// `PeerLost` when nobody listens there, or nobody whose certificate is believed.
+pub(crate) async fn connect(address: std::net::SocketAddr, credentials: Option<&Credentials>) -> Result<Stream> {
     let failed = |e| Error::lost(&address.to_string(), format!("it cannot be reached: {e}"));
     let socket = if address.is_ipv4() {
         tokio::net::TcpSocket::new_v4()
@@ -114,7 +113,8 @@ pub(crate) async fn connect(address: std::net::SocketAddr) -> Result<TcpStream> 
     socket.set_recv_buffer_size(SOCKET_BYTES).ok();
     let stream = socket.connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    Ok(stream)
+    let stream = Stream::connect(stream, credentials).await;
+    stream.map_err(|e| Error::lost(&address.to_string(), format!("no TLS with it: {e}")))
 }
 
 /// The worker's half.
@@ -133,7 +133,7 @@ impl Export for TcpExport {
         Ok(())
     }
 
-    fn connection(&self, stream: TcpStream) -> Result<()> {
+    fn connection(&self, stream: Stream) -> Result<()> {
         let ending = Arc::clone(&self.context.ending);
         let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| {
             Error::protocol(
@@ -154,7 +154,7 @@ impl Export for TcpExport {
 }
 
 /// Answers the reads of one connection until it closes.
-async fn serve(stream: TcpStream, ring: &Arc<Ring>, peer: &str, timeouts: Timeouts) -> Result<()> {
+async fn serve(stream: Stream, ring: &Arc<Ring>, peer: &str, timeouts: Timeouts) -> Result<()> {
     let (input, output) = stream.into_split();
     let (queue, answers) = mpsc::channel(REQUESTS_MAX);
     let reading = async {
@@ -195,7 +195,7 @@ async fn serve(stream: TcpStream, ring: &Arc<Ring>, peer: &str, timeouts: Timeou
 type Answer = (u64, std::result::Result<Reading, Denial>);
 
 async fn answer(
-    mut output: OwnedWriteHalf,
+    mut output: Sending,
     mut answers: mpsc::Receiver<Answer>,
     peer: &str,
     timeouts: Timeouts,
@@ -219,18 +219,25 @@ async fn answer(
                 IoSlice::new(&head[sent.min(head.len())..]),
                 IoSlice::new(&body[sent.saturating_sub(head.len())..]),
             ];
-            match timeout(timeouts.transfer, output.write_vectored(&slices)).await {
-                Ok(Ok(0)) => return Err(Error::lost(peer, "it closed the data connection")),
-                Ok(Ok(count)) => sent += count,
-                Ok(Err(error)) => return Err(wire::lost(peer, &error)),
-                Err(_) => {
-                    let waited = timeouts.transfer.as_millis();
-                    return Err(Error::lost(peer, format!("it took no byte of a body for {waited} ms")));
-                }
+            match moved(peer, timeouts, output.write_vectored(&slices)).await? {
+                0 => return Err(Error::lost(peer, "it closed the data connection")),
+                count => sent += count,
             }
         }
+        moved(peer, timeouts, output.flush()).await?;
     }
     Ok(())
+}
+
+/// What a write came to, unless nothing moves any more.
+async fn moved<T>(peer: &str, timeouts: Timeouts, writing: impl Future<Output = io::Result<T>>) -> Result<T> {
+    match timeout(timeouts.transfer, writing).await {
+        Ok(done) => done.map_err(|error| wire::lost(peer, &error)),
+        Err(_) => {
+            let waited = timeouts.transfer.as_millis();
+            Err(Error::lost(peer, format!("it took no byte of a body for {waited} ms")))
+        }
+    }
 }
 
 /// A read that was asked for.
@@ -264,11 +271,11 @@ struct TcpImport {
 }
 
 /// Writes requests whole, whatever becomes of the pulls that wanted them.
-async fn ask(mut output: OwnedWriteHalf, mut requests: mpsc::Receiver<Frame>, ending: Arc<Ending>, limit: Duration) {
+async fn ask(mut output: Sending, mut requests: mpsc::Receiver<Frame>, ending: Arc<Ending>, limit: Duration) {
     let mut out = BytesMut::new();
     while let Ok(Some(frame)) = ending.unless(requests.recv()).await {
         frame.encode(&mut out);
-        match ending.unless(timeout(limit, output.write_all(&out))).await {
+        match ending.unless(timeout(limit, wire::write(&mut output, &out))).await {
             Ok(Ok(Ok(()))) => out.clear(),
             Ok(Ok(Err(error))) => return ending.fail(&wire::lost(&ending.peer, &error)),
             Ok(Err(_)) => return ending.lose(format!("it took no request for {} ms", limit.as_millis())),
@@ -342,7 +349,7 @@ impl Import for TcpImport {
 
 /// Reads the answers of one data connection into the slots that wait for them.
 struct Reader {
-    input: OwnedReadHalf,
+    input: Receiving,
     pending: Arc<Mutex<Pending>>,
     timeouts: Timeouts,
     /// A body is being read: its request is pending no more, and not answered yet.

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
 use crate::link::{Ending, Outbox, Timeouts};
 use crate::pool::{Body, TrainerMemory};
 use crate::ring::{Layout, Ring};
-use crate::token::Token;
 use crate::{Checksum, Descriptor, Kind, Result, rdma, shm, tcp};
+use corpusmill_access::{Credentials, Stream, Token};
 
 /// What a worker's half of a session gets.
 pub(crate) struct ExportContext {
@@ -25,6 +24,8 @@ pub(crate) struct ExportContext {
 pub(crate) struct ImportContext {
     /// The worker's control address.
     pub(crate) address: std::net::SocketAddr,
+    /// What both sides show on its further connections.
+    pub(crate) credentials: Option<Arc<Credentials>>,
     pub(crate) session: u64,
     pub(crate) secret: Token,
     pub(crate) layout: Layout,
@@ -67,7 +68,7 @@ pub(crate) trait Export: Send + Sync {
     ///
     /// # Errors
     /// `Protocol` where the transport has no such connections.
-    fn connection(&self, stream: TcpStream) -> Result<()>;
+    fn connection(&self, stream: Stream) -> Result<()>;
 }
 
 /// A body that arrived, before its checksum is compared.

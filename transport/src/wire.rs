@@ -7,11 +7,11 @@
 //! it knows, so a later release may append fields without a new version.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::descriptor::METADATA_BYTES_MAX;
-use crate::token::SECRET_BYTES;
 use crate::{Descriptor, Error, Result};
+use corpusmill_access::SECRET_BYTES;
 
 /// Version of the frames that this release writes and reads.
 pub(crate) const VERSION: u8 = 1;
@@ -355,6 +355,12 @@ pub(crate) async fn read_frame(input: &mut (impl AsyncRead + Unpin), peer: &str,
 /// Reads one frame of a connection whose peer has shown its token.
 pub(crate) async fn read_trusted(input: &mut (impl AsyncRead + Unpin), peer: &str) -> Result<Frame> {
     read_frame(input, peer, PAYLOAD_BYTES_MAX).await
+}
+
+/// Writes bytes and sends them: inside TLS they may wait for more otherwise.
+pub(crate) async fn write(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    output.write_all(bytes).await?;
+    output.flush().await
 }
 
 pub(crate) fn lost(peer: &str, error: &std::io::Error) -> Error {

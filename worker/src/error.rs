@@ -12,6 +12,9 @@ pub enum WorkerError {
     /// An option does not fit.
     #[error("{0}")]
     Invalid(String),
+    /// Other machines could call and would not be asked who they are, or the credentials do not serve.
+    #[error(transparent)]
+    Access(#[from] corpusmill_access::AccessError),
     /// The coordinator does not take this worker.
     #[error("the coordinator at {url} refuses this worker: {reason}")]
     Refused {
@@ -49,6 +52,10 @@ impl WorkerError {
     /// Whether the same call may succeed later, unchanged.
     #[must_use]
     pub fn retry(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Access(error) => error.retry(),
+            _ => false,
+        }
     }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use corpusmill_proto::client;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
+use corpusmill_proto::{Caller, broken_off};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use crate::error::{Result, WorkerError};
 
@@ -19,19 +18,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// Asks until the coordinator answers; `None` when the worker is told to stop meanwhile.
 ///
 /// # Errors
-/// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when `url` is none.
-pub(crate) async fn join(url: &str, request: &JoinRequest, shutdown: &CancellationToken) -> Result<Option<JoinReply>> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| {
-        WorkerError::Invalid(format!(
-            "`{url}` is no address of a coordinator ({error}); one looks like http://127.0.0.1:50050"
-        ))
-    })?;
-    let endpoint = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+/// [`WorkerError::Refused`] when the coordinator is of another version or token.
+pub(crate) async fn join(
+    caller: &Caller,
+    request: &JoinRequest,
+    shutdown: &CancellationToken,
+) -> Result<Option<JoinReply>> {
     let mut pause = PAUSE;
     let mut told = false;
     loop {
         let asked = tokio::select! {
-            asked = ask(&endpoint, url, request) => asked,
+            asked = ask(caller, request) => asked,
             () = shutdown.cancelled() => return Ok(None),
         };
         match asked {
@@ -52,21 +49,23 @@ pub(crate) async fn join(url: &str, request: &JoinRequest, shutdown: &Cancellati
     }
 }
 
-async fn ask(endpoint: &Endpoint, url: &str, request: &JoinRequest) -> Result<JoinReply> {
+async fn ask(caller: &Caller, request: &JoinRequest) -> Result<JoinReply> {
     let unreachable = |reason: String| WorkerError::Unreachable {
-        url: url.to_owned(),
+        url: caller.url().to_owned(),
         reason,
     };
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
-    match client(channel).join(request.clone()).await {
+    let mut client = caller.control().await.map_err(unreachable)?;
+    let answer = tokio::time::timeout(TIMEOUT, client.join(request.clone())).await;
+    match answer.map_err(|_| unreachable(format!("no answer within {} s", TIMEOUT.as_secs())))? {
         Ok(reply) => Ok(reply.into_inner()),
-        Err(status) if status.code() == Code::FailedPrecondition => Err(WorkerError::Refused {
-            url: url.to_owned(),
-            reason: status.message().to_owned(),
-        }),
-        Err(status) => Err(unreachable(status.message().to_owned())),
+        Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::Unauthenticated) => {
+            Err(WorkerError::Refused {
+                url: caller.url().to_owned(),
+                reason: status.message().to_owned(),
+            })
+        }
+        Err(status) => Err(unreachable(
+            broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
+        )),
     }
 }

@@ -9,8 +9,9 @@
 //!           │ stopped: the coordinator is gone, or took it for lost
 //!           └──────► Join again, as a new executor
 //! ```
+//! The executor's two ports are on 127.0.0.1; in a cluster's network `access::Front` stands before each.
 //! Beside its tasks it serves batches to trainers: `serve::Desk`, which is known to the coordinator by a call of its own,
-//! and on request corpora and streams to any client of Arrow Flight.
+//! and on request corpora and streams to any client of Arrow Flight on its machine.
 //! A worker keeps nothing: what it held is lost when it stops, and the coordinator runs again what depended on it.
 //!
 //! To give tasks something new to work with: the session in `environment.rs`, from which everything is taken.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::executor_server::TERMINATING;
+use corpusmill_access::{ClusterNetwork, Credentials, Front};
 use corpusmill_health::Health;
+use corpusmill_proto::Caller;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
 use corpusmill_serve::{Desk, DeskOptions};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,8 @@ use crate::join::join;
 const MESSAGE_BYTES_MAX: u32 = 256 << 20;
 /// Time that running tasks have to end when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(60);
+/// Tries at ports that are free on loopback and in the network.
+const PORTS_TRIED: usize = 16;
 /// Pause before an executor that stopped is started again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -36,8 +40,11 @@ pub struct WorkerOptions {
     pub coordinator: String,
     /// What the coordinator and trainers call it; no two workers of a coordinator share it.
     pub name: String,
-    /// Where it listens for tasks and serves shuffles; loopback. Ports are the system's choice.
-    pub host: IpAddr,
+    /// What is shown to callers and the coordinator, and asked of them; needed beyond loopback.
+    pub credentials: Option<Arc<Credentials>>,
+    /// The network in which it takes tasks, and serves shuffles and trainers; this machine only when `None`. Ports are
+    /// the system's choice.
+    pub network: Option<ClusterNetwork>,
     /// Port for trainers; 0 is one of the system's choice.
     pub stream_port: u16,
     /// Tasks side by side; the number of cores when `None`.
@@ -54,7 +61,7 @@ pub struct WorkerOptions {
     pub cache_bytes: u64,
     /// Bound of the slots that batches are handed over in, bytes.
     pub slots_bytes: u64,
-    /// Where health and metrics are told; loopback. Nowhere when `None`.
+    /// Where health and metrics are told. Nowhere when `None`.
     pub health: Option<SocketAddr>,
     /// Where corpora and streams are served to clients of Arrow Flight; loopback. Nowhere when `None`.
     pub flight: Option<SocketAddr>,
@@ -67,7 +74,8 @@ impl WorkerOptions {
         Self {
             coordinator: coordinator.into(),
             name: format!("worker-{}", std::process::id()),
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            credentials: None,
+            network: None,
             stream_port: 0,
             vcores: None,
             memory_limit_bytes: None,
@@ -87,31 +95,45 @@ impl WorkerOptions {
 /// Joins again as a new executor whenever the old one stopped, for as long as it takes; `joined` is called each time.
 ///
 /// # Errors
-/// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when other machines
-/// could reach this one or an option does not fit, [`WorkerError::Folder`] when there is no place for shuffles.
+/// [`WorkerError::Refused`] when the coordinator is of another version or token, [`WorkerError::Access`] when other
+/// machines could reach this one without credentials, [`WorkerError::Invalid`] when an option does not fit,
+/// [`WorkerError::Folder`] when there is no place for shuffles.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: impl Fn(&str)) -> Result<()> {
-    check_loopback(options.host)?;
+    let caller = Caller::new(&options.coordinator, options.credentials.as_ref()).map_err(|reason| {
+        WorkerError::Invalid(format!(
+            "`{}` is no address of a coordinator ({reason}); one looks like http://127.0.0.1:50050",
+            options.coordinator
+        ))
+    })?;
     let base = options
         .work_dir
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join("corpusmill"));
     let folder = WorkFolder::create(&base)?;
-    let environment = Environment::open(folder.path(), options.spill_limit_bytes)?;
+    let members = options
+        .network
+        .as_ref()
+        .map(|network| Arc::clone(network.credentials()));
+    let environment = Environment::open(folder.path(), options.spill_limit_bytes, members)?;
     let part = Arc::new(Part::default());
     let _health = match options.health {
         Some(address) => {
-            let told = Health::serve(address, part.clone()).await;
+            let told = Health::serve(address, options.credentials.clone(), part.clone()).await;
             Some(told.map_err(|e| WorkerError::Invalid(e.to_string()))?)
         }
         None => None,
     };
     let desk = Desk::open(desk_options(&options, &base)).await?;
     if let Some(address) = options.flight {
-        check_loopback(address.ip())?;
+        if !address.ip().is_loopback() {
+            return Err(WorkerError::Invalid(format!(
+                "--flight {address}: Arrow Flight asks nobody who calls, so it is for this machine only; listen on 127.0.0.1"
+            )));
+        }
         flight::serve(address, desk.library(), shutdown.clone()).await?;
     }
     let serving = tokio::spawn(desk.run(shutdown.clone()));
-    let ended = take_part(&options, &environment, &folder, &part, &shutdown, joined).await;
+    let ended = take_part(&options, &caller, &environment, &folder, &part, &shutdown, joined).await;
     if ended.is_err() {
         serving.abort();
     }
@@ -120,21 +142,13 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
     ended
 }
 
-fn check_loopback(host: IpAddr) -> Result<()> {
-    if host.is_loopback() {
-        return Ok(());
-    }
-    Err(WorkerError::Invalid(format!(
-        "the worker may not listen on {host}: its ports cannot ask who calls, and whoever reaches them could run code \
-         here; listen on 127.0.0.1"
-    )))
-}
-
 /// How the worker serves trainers; `base` is its folder for shuffles.
 fn desk_options(options: &WorkerOptions, base: &Path) -> DeskOptions {
     let cache = options.cache_dir.clone().unwrap_or_else(|| base.join("blocks"));
+    let host = options.network.as_ref().map(ClusterNetwork::address);
     DeskOptions {
-        host: options.host,
+        credentials: options.credentials.clone(),
+        host: host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         port: options.stream_port,
         cache_dir: Some(cache.to_string_lossy().into_owned()),
         cache_bytes: options.cache_bytes,
@@ -146,6 +160,7 @@ fn desk_options(options: &WorkerOptions, base: &Path) -> DeskOptions {
 /// Runs tasks as one executor after another.
 async fn take_part(
     options: &WorkerOptions,
+    caller: &Caller,
     environment: &Environment,
     folder: &WorkFolder,
     part: &Part,
@@ -158,10 +173,12 @@ async fn take_part(
         vcores: vcores as u32,
     };
     while !shutdown.is_cancelled() {
-        let Some(reply) = join(&options.coordinator, &request, shutdown).await? else {
+        let Some(reply) = join(caller, &request, shutdown).await? else {
             break;
         };
-        let executor = executor(options, environment, folder, &reply, vcores)?;
+        same_network(options, &reply)?;
+        let (ports, _fronts) = ports(options.network.as_ref()).await?;
+        let executor = executor(options, environment, folder, &reply, vcores, ports)?;
         let id = executor.executor_id.clone();
         // The flag belongs to the process, and the executor before this one raised it when it stopped.
         TERMINATING.store(false, Ordering::Release);
@@ -198,8 +215,10 @@ fn executor(
     folder: &WorkFolder,
     reply: &JoinReply,
     vcores: usize,
+    [port, grpc_port]: [u16; 2],
 ) -> Result<ExecutorProcessConfig> {
-    let [port, grpc_port] = free_ports(options.host)?;
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let reached = options.network.as_ref().map_or(loopback, ClusterNetwork::address);
     let id = uuid::Uuid::new_v4().to_string();
     let work_dir = folder.path().join(&id);
     std::fs::create_dir_all(&work_dir).map_err(|source| WorkerError::Folder {
@@ -210,8 +229,8 @@ fn executor(
         .map_err(|_| WorkerError::Invalid(format!("the coordinator names port {}", reply.scheduler_port)))?;
     let mut config = ExecutorProcessConfig {
         executor_id: id,
-        bind_host: options.host.to_string(),
-        external_host: Some(options.host.to_string()),
+        bind_host: loopback.to_string(),
+        external_host: Some(reached.to_string()),
         port,
         grpc_port,
         scheduler_host: reply.scheduler_host.clone(),
@@ -231,15 +250,52 @@ fn executor(
     config.override_runtime_producer = Some(Arc::clone(&environment.runtime));
     config.override_config_producer = Some(Arc::clone(&environment.config));
     config.override_physical_codec = Some(environment.codec.clone());
+    config
+        .override_create_grpc_client_endpoint
+        .clone_from(&environment.members);
     Ok(config)
 }
 
-/// Two ports that nobody listens on. Another process may take one before the executor does; it then stops, and the
-/// worker tries again with others.
-fn free_ports(host: IpAddr) -> Result<[u16; 2]> {
-    let listen = || TcpListener::bind((host, 0)).and_then(|listener| Ok((listener.local_addr()?.port(), listener)));
-    let none = |error| WorkerError::Invalid(format!("no port is free on {host}: {error}"));
-    let ((first, one), (second, two)) = (listen().map_err(none)?, listen().map_err(none)?);
-    drop((one, two));
-    Ok([first, second])
+/// Refuses a scheduler on the other side of a cluster's network: its tasks would never come.
+fn same_network(options: &WorkerOptions, reply: &JoinReply) -> Result<()> {
+    let host = &reply.scheduler_host;
+    let alone = host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let mend = match (&options.network, alone) {
+        (None, false) => "start the worker with --cluster-network too",
+        (Some(network), true) if !network.address().is_loopback() => "start the coordinator with --cluster-network too",
+        _ => return Ok(()),
+    };
+    Err(WorkerError::Invalid(format!(
+        "the coordinator's scheduler is on {host}, and this worker could not take its tasks: {mend}"
+    )))
+}
+
+/// Two ports for the executor that nobody listens on, and what stands before them in the cluster's network.
+///
+/// Another process may take one before the executor does; it then stops, and the worker tries again with others.
+async fn ports(network: Option<&ClusterNetwork>) -> Result<([u16; 2], Vec<Front>)> {
+    let listen = || {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| Ok((listener.local_addr()?.port(), listener)))
+    };
+    let none = |error| WorkerError::Invalid(format!("no port is free on this machine: {error}"));
+    let mut tried = 0;
+    'others: loop {
+        let ((first, one), (second, two)) = (listen().map_err(none)?, listen().map_err(none)?);
+        drop((one, two));
+        let mut fronts = Vec::new();
+        for port in [first, second] {
+            match network {
+                None => {}
+                Some(network) => match network.front(port).await {
+                    Ok(front) => fronts.push(front),
+                    Err(error) if error.retry() && tried < PORTS_TRIED => {
+                        tried += 1;
+                        continue 'others;
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+        return Ok(([first, second], fronts));
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use corpusmill_access::Credentials;
 use corpusmill_proto::control::message::What;
 use corpusmill_proto::control::{ListKind, SubmitRequest};
 use corpusmill_proto::{Conversation, RemoteError};
@@ -35,12 +36,12 @@ pub struct RemoteScript {
 pub struct Remote(corpusmill_proto::Remote);
 
 impl Remote {
-    /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`.
+    /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`; with credentials inside TLS.
     ///
     /// # Errors
     /// [`CoordinatorError::Invalid`] when that is no address, [`CoordinatorError::Cluster`] when nobody answers there.
-    pub async fn connect(url: &str) -> Result<Self> {
-        Ok(Self(corpusmill_proto::Remote::connect(url).await?))
+    pub async fn connect(url: &str, credentials: Option<&Arc<Credentials>>) -> Result<Self> {
+        Ok(Self(corpusmill_proto::Remote::connect(url, credentials).await?))
     }
 
     /// Runs a script there as [`Coordinator::run_script`](crate::Coordinator::run_script) does here.

@@ -1,13 +1,14 @@
 //! Ballista's scheduler inside this process, and what is known of its workers.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
+use ballista_core::extension::EndpointOverrideFn;
 use ballista_core::serde::BallistaPhysicalExtensionCodec;
 use ballista_core::serde::protobuf::executor_status::Status;
 use ballista_core::utils::{default_config_producer, default_session_builder};
@@ -15,15 +16,17 @@ use ballista_scheduler::cluster::{BallistaCluster, ClusterState, ClusterStateEve
 use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
 use ballista_scheduler::scheduler_process::{create_scheduler, start_grpc_service_with_listener};
 use ballista_scheduler::scheduler_server::SchedulerServer;
+use corpusmill_access::{AccessError, ClusterNetwork, Front};
+use corpusmill_proto::member_endpoint;
 use corpusmill_sql::PlanCodec;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use futures::StreamExt as _;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tonic::transport::Endpoint;
 
 use super::ledger::Ledger;
-use super::listen::loopback_only;
 use crate::error::{CoordinatorError, Result};
 
 /// Messages between scheduler and workers: a plan that names many files, or carries a tokenizer, is large.
@@ -36,9 +39,9 @@ const LOST_NAMES: usize = 64;
 /// How a cluster is run.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// Where the scheduler listens; loopback.
-    pub host: IpAddr,
-    /// Its port; 0 for one of the system's choice.
+    /// The network in which workers reach the scheduler and each other; this machine only when `None`.
+    pub network: Option<ClusterNetwork>,
+    /// The scheduler's port; 0 for one of the system's choice.
     pub port: u16,
     /// Time between two heartbeats of a worker.
     pub heartbeat: Duration,
@@ -55,7 +58,7 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         Self {
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            network: None,
             port: 0,
             heartbeat: Duration::from_secs(2),
             timeout: Duration::from_secs(12),
@@ -87,7 +90,9 @@ pub struct Cluster {
     pub(super) server: Server,
     pub(super) jobs: Arc<dyn JobState>,
     workers: Arc<Ledger>,
+    /// Where workers call; on loopback it is Ballista's own port.
     address: SocketAddr,
+    _front: Option<Front>,
     losses: Arc<Losses>,
     serving: Vec<JoinHandle<()>>,
 }
@@ -120,14 +125,13 @@ impl Cluster {
     /// Starts a scheduler.
     ///
     /// # Errors
-    /// [`CoordinatorError::Invalid`] when other machines could reach it, [`CoordinatorError::Cluster`] when it cannot
-    /// listen there.
+    /// [`CoordinatorError::Cluster`] when it cannot listen there.
     pub async fn start(options: ClusterOptions) -> Result<Arc<Self>> {
-        loopback_only("the scheduler", options.host)?;
-        let wanted = SocketAddr::new(options.host, options.port);
-        let fail = |why: String| CoordinatorError::Cluster(format!("cannot start the scheduler on {wanted}: {why}"));
-        let listener = TcpListener::bind(wanted).await.map_err(|e| fail(e.to_string()))?;
-        let address = listener.local_addr().map_err(|e| fail(e.to_string()))?;
+        let port = options.port;
+        let fail = |why: String| CoordinatorError::Cluster(format!("cannot start the scheduler on port {port}: {why}"));
+        let (listener, front) = listen(&options).await.map_err(|e| fail(e.to_string()))?;
+        let inside = listener.local_addr().map_err(|e| fail(e.to_string()))?;
+        let address = front.as_ref().map_or(inside, Front::address);
         let ballista = BallistaCluster::new_memory(
             address.to_string(),
             Arc::new(default_session_builder),
@@ -162,6 +166,7 @@ impl Cluster {
             jobs,
             workers,
             address,
+            _front: front,
             losses,
             serving,
         }))
@@ -238,11 +243,41 @@ impl Losses {
     }
 }
 
+/// Tries at a port that is free on loopback and in the network.
+const PORTS_TRIED: usize = 16;
+
+/// Ballista's port on loopback, and what stands before it in the cluster's network, at the same number.
+async fn listen(options: &ClusterOptions) -> Result<(TcpListener, Option<Front>), AccessError> {
+    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+    let fail = |source| AccessError::Port {
+        address: wanted,
+        source,
+    };
+    let mut tried = 0;
+    loop {
+        let listener = TcpListener::bind(wanted).await.map_err(fail)?;
+        let Some(network) = &options.network else {
+            return Ok((listener, None));
+        };
+        let port = listener.local_addr().map_err(fail)?.port();
+        match network.front(port).await {
+            Ok(front) => return Ok((listener, Some(front))),
+            Err(error) if error.retry() && options.port == 0 && tried < PORTS_TRIED => tried += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn config(options: &ClusterOptions, address: SocketAddr) -> SchedulerConfig {
+    let members = options.network.as_ref().map(|network| {
+        let credentials = Arc::clone(network.credentials());
+        Arc::new(move |endpoint: Endpoint| member_endpoint(&endpoint, &credentials)) as EndpointOverrideFn
+    });
     let codec = PlanCodec::over(Arc::new(BallistaPhysicalExtensionCodec::default()));
     SchedulerConfig {
         external_host: address.ip().to_string(),
-        bind_host: address.ip().to_string(),
+        bind_host: Ipv4Addr::LOCALHOST.to_string(),
+        override_create_grpc_client_endpoint: members,
         bind_port: address.port(),
         scheduling_policy: TaskSchedulingPolicy::PushStaged,
         task_distribution: TaskDistributionPolicy::RoundRobin,

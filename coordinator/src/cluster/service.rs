@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::DateTime;
+use corpusmill_access::{Credentials, may_listen};
 use corpusmill_health::Health;
 use corpusmill_proto::control::control_server::{Control, ControlServer};
 use corpusmill_proto::control::{
     CancelReply, CancelRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, ListKind, ListReply,
     ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
 };
-use corpusmill_proto::{ChecksVersion, MESSAGE_BYTES_MAX};
+use corpusmill_proto::{Asks, MESSAGE_BYTES_MAX, causes, server_tls};
 use corpusmill_serve::Directory;
 use futures::Stream;
 use serde::Serialize;
@@ -27,7 +28,6 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use super::listen::loopback_only;
 use super::scheduler::{Cluster, ClusterOptions};
 use super::scripts::{Script, ScriptEvents, ScriptSink};
 use crate::coordinator::Coordinator;
@@ -44,10 +44,12 @@ const TARGET_PARTITIONS: usize = 8;
 /// How a coordinator serves a cluster.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// Where the control service listens; loopback. Port 0 for one of the system's choice.
+    /// Where the control service listens. Port 0 for one of the system's choice.
     pub listen: SocketAddr,
-    /// Where health and metrics are told; loopback. Nowhere when `None`.
+    /// Where health and metrics are told. Nowhere when `None`.
     pub health: Option<SocketAddr>,
+    /// What is shown to callers, and asked of them; needed beyond loopback.
+    pub credentials: Option<Arc<Credentials>>,
     /// Catalogue and warehouse, and how plans are made; events, logical time and cancellation are each script's own.
     pub coordinator: CoordinatorOptions,
     /// The scheduler and its workers.
@@ -61,6 +63,7 @@ impl ServeOptions {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             health: None,
+            credentials: None,
             coordinator: CoordinatorOptions::new(home),
             cluster: ClusterOptions::default(),
         }
@@ -70,10 +73,11 @@ impl ServeOptions {
 /// Serves until `shutdown`: running scripts are then stopped cleanly. Calls `ready` with the address once it listens.
 ///
 /// # Errors
-/// [`CoordinatorError::Invalid`] when other machines could reach it, [`CoordinatorError::Cluster`] when it cannot
-/// listen, and what the home cannot be opened with.
+/// [`CoordinatorError::Access`] when other machines could reach it without credentials, [`CoordinatorError::Cluster`] when
+/// it cannot listen, and what the home cannot be opened with.
 pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: impl FnOnce(SocketAddr)) -> Result<()> {
-    loopback_only("the coordinator", options.listen.ip())?;
+    let credentials = options.credentials.as_ref();
+    may_listen("the coordinator", options.listen.ip(), credentials.map(Arc::as_ref))?;
     let fail = |why: String| CoordinatorError::Cluster(format!("cannot listen on {}: {why}", options.listen));
     let listener = TcpListener::bind(options.listen)
         .await
@@ -96,7 +100,7 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
     });
     let _health = match options.health {
         Some(address) => {
-            let told = Health::serve(address, service.clone()).await;
+            let told = Health::serve(address, credentials.cloned(), service.clone()).await;
             Some(told.map_err(|e| CoordinatorError::Invalid(e.to_string()))?)
         }
         None => None,
@@ -104,11 +108,18 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
     let server = ControlServer::from_arc(Arc::new(Handle(Arc::clone(&service))))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let server = tonic::service::interceptor::InterceptedService::new(server, ChecksVersion);
-    let running = Server::builder()
+    let asks = Asks::new(credentials.map(Arc::as_ref));
+    let server = tonic::service::interceptor::InterceptedService::new(server, asks.clone());
+    let mut builder = Server::builder();
+    if let Some(credentials) = credentials {
+        builder = builder
+            .tls_config(server_tls(credentials)?)
+            .map_err(|e| fail(causes(&e)))?;
+    }
+    let running = builder
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(server)
-        .add_service(directory.service())
+        .add_service(directory.service(asks))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.clone().cancelled_owned());
     ready(address);
     let served = running.await.map_err(|e| fail(e.to_string()));

@@ -88,7 +88,8 @@ class Loader:
     source
         ``"corpusmill://host:port"``, a coordinator: its workers read, assemble and serve the batches. They are the
         same, to the byte, as those that the loader makes itself without it, and so is the state. ``threads`` has no
-        meaning then. Arrays lie in memory that the worker gets back when the last of them is dropped.
+        meaning then. A coordinator beyond this machine wants certificates and a token: ``$CORPUSMILL_CERTS`` names
+        the folder of them. Arrays lie in memory that the worker gets back when the last of them is dropped.
     job
         With ``source``: a name that all ranks of a run have in common. The coordinator checks that they are on one
         plan and that every rank is there once. Default: ``$CORPUSMILL_JOB``, torchrun's or Slurm's id; without any,

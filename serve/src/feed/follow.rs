@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::{OpenRequest, Server};
 use tokio::sync::watch;
 use tonic::Code;
-use tonic::transport::Endpoint;
-
-use crate::link;
 
 /// Pauses between two calls to the coordinator.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -26,12 +24,12 @@ pub(super) struct Known {
 }
 
 /// Keeps the rank's call to the coordinator open; never ends.
-pub(super) async fn follow(endpoint: Endpoint, request: OpenRequest, known: watch::Sender<Known>) {
+pub(super) async fn follow(caller: Caller, request: OpenRequest, known: watch::Sender<Known>) {
     let mut pause = PAUSE;
     let mut busy_since = None;
     loop {
-        let trouble = match link::connect(&endpoint).await {
-            Err(reason) => format!("no coordinator answers at {}: {reason}", endpoint.uri()),
+        let trouble = match caller.streams().await {
+            Err(reason) => format!("no coordinator answers at {}: {reason}", caller.url()),
             Ok(mut client) => match client.open(request.clone()).await {
                 Ok(replies) => {
                     let mut replies = replies.into_inner();
@@ -41,20 +39,22 @@ pub(super) async fn follow(endpoint: Endpoint, request: OpenRequest, known: watc
                             known.trouble = reply
                                 .servers
                                 .is_empty()
-                                .then(|| format!("no worker serves at {}: start `corpusmill worker`", endpoint.uri()));
+                                .then(|| format!("no worker serves at {}: start `corpusmill worker`", caller.url()));
                             // The last ones are better than none, while a coordinator that was started again has none.
                             if !reply.servers.is_empty() {
                                 known.servers = reply.servers;
                             }
                         });
                     }
-                    format!("the coordinator at {} is gone", endpoint.uri())
+                    format!("the coordinator at {} is gone", caller.url())
                 }
                 Err(status) => {
-                    let reason = status.message().to_owned();
+                    let answered = || status.message().to_owned();
+                    let nobody = |reason| format!("no coordinator answers at {}: {reason}", caller.url());
+                    let reason = broken_off(&status).map_or_else(answered, nobody);
                     let waited = busy_since.get_or_insert_with(Instant::now).elapsed();
                     let for_good = match status.code() {
-                        Code::FailedPrecondition | Code::Unimplemented => true,
+                        Code::FailedPrecondition | Code::Unauthenticated | Code::Unimplemented => true,
                         Code::AlreadyExists => waited > BUSY,
                         _ => false,
                     };

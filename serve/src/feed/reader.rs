@@ -218,6 +218,7 @@ impl Reader {
             fields: options.fields.clone(),
         };
         let mut pulling = PullOptions::new(server.token.parse().map_err(strange)?);
+        pulling.credentials.clone_from(&options.credentials);
         pulling.choice = options.transport;
         pulling.slots = options.slots;
         pulling.own_slots = options.slots;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
+use corpusmill_access::Stream;
 
 use super::PullOptions;
 use crate::choose::{Wanted, wanted};
@@ -17,7 +17,7 @@ use crate::{Checksum, Error, Kind, Result, host, tcp};
 
 /// A session as the worker granted it.
 pub(super) struct Granted {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) import: Box<dyn Import>,
     pub(super) ending: Arc<Ending>,
     pub(super) session: u64,
@@ -38,7 +38,8 @@ pub(super) async fn open(
     let (peer, limit) = (address.to_string(), options.timeouts.handshake);
     let ours = host::identity();
     let device = matches!(memory, TrainerMemory::Dmabuf { .. });
-    let mut stream = within("connecting to a worker", limit, tcp::connect(address)).await?;
+    let connecting = tcp::connect(address, options.credentials.as_deref());
+    let mut stream = within("connecting to a worker", limit, connecting).await?;
     let greeting = handshake::introduce(&mut stream, &peer, &options.token, 0);
     let introduction = within("a worker's handshake", limit, greeting).await?;
     let wanted = wanted(options.choice, introduction.host == ours.as_bytes(), device, except)?;
@@ -70,6 +71,7 @@ pub(super) async fn open(
     let ending = Ending::new(&peer);
     let context = ImportContext {
         address,
+        credentials: options.credentials.clone(),
         session,
         secret: introduction.secret,
         layout,
@@ -117,7 +119,7 @@ fn strong_enough(code: u8, least: Checksum) -> std::result::Result<Checksum, Str
 }
 
 /// Answers the offer and waits until bodies may flow.
-async fn attach(stream: &mut TcpStream, peer: &str, import: &dyn Import) -> Result<()> {
+async fn attach(stream: &mut Stream, peer: &str, import: &dyn Import) -> Result<()> {
     send(stream, peer, &Frame::Attach { reply: import.reply() }).await?;
     match read_trusted(stream, peer).await? {
         Frame::Ready => Ok(()),
@@ -125,13 +127,7 @@ async fn attach(stream: &mut TcpStream, peer: &str, import: &dyn Import) -> Resu
     }
 }
 
-async fn ask(
-    stream: &mut TcpStream,
-    peer: &str,
-    options: &PullOptions,
-    host: String,
-    wanted: &Wanted,
-) -> Result<Frame> {
+async fn ask(stream: &mut Stream, peer: &str, options: &PullOptions, host: String, wanted: &Wanted) -> Result<Frame> {
     let open = Frame::Open {
         host: host.into(),
         kinds: wanted.kinds.iter().map(|kind| kind.code()).collect(),

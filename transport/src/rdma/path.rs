@@ -8,8 +8,8 @@ use bytes::{Buf as _, BufMut as _, BytesMut};
 use super::device::{self, Context, GidState, Limits, PortState};
 use super::ffi;
 use super::verbs::QueuePair;
-use crate::token::random;
 use crate::{Error, Kind, Result};
+use corpusmill_access::random;
 
 /// RDMA READs that a queue pair has under way at once; devices allow 16, and more gains nothing at these sizes.
 pub(super) const READS_AT_ONCE_MAX: u8 = 16;

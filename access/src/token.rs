@@ -1,28 +1,25 @@
-//! The secret that both sides hold, and the proofs made from it. It never crosses the wire.
+//! The secret that both sides hold, and the proofs made from it.
 
 use std::{fmt, str::FromStr};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::{Error, Result};
+use crate::error::{AccessError, Result};
 
 /// Bytes of a token, of a nonce and of a proof.
-pub(crate) const SECRET_BYTES: usize = 32;
+pub const SECRET_BYTES: usize = 32;
 
-/// A 256-bit shared secret: the coordinator makes one and hands it to a worker and to its trainers.
-///
-/// A peer proves that it holds the token by an HMAC-SHA-256 (RFC 2104) over both sides' nonces; the comparison takes
-/// the same time wherever the bytes differ. Bodies and descriptors are not encrypted: off loopback, use a private
-/// network.
-#[derive(Clone, PartialEq, Eq)]
+/// A 256-bit shared secret. It is shown inside TLS only; elsewhere a peer proves that it holds it by an HMAC-SHA-256
+/// (RFC 2104) over both sides' nonces. All comparisons take the same time wherever the bytes differ.
+#[derive(Clone)]
 pub struct Token([u8; SECRET_BYTES]);
 
 impl Token {
     /// Draws a token from the system's random source.
     ///
     /// # Errors
-    /// `Io` when the system has no random source.
+    /// Random when the system has none.
     pub fn generate() -> Result<Self> {
         Ok(Self(random()?))
     }
@@ -39,18 +36,27 @@ impl Token {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Whether `shown` is this token as [`Token::to_hex`] writes it.
+    #[must_use]
+    pub fn is(&self, shown: &str) -> bool {
+        shown.parse::<Self>().is_ok_and(|shown| shown == *self)
+    }
+
     /// Makes the proof of `label` and `parts` under this token.
-    pub(crate) fn proof(&self, label: &str, parts: &[&[u8]]) -> [u8; SECRET_BYTES] {
+    #[must_use]
+    pub fn proof(&self, label: &str, parts: &[&[u8]]) -> [u8; SECRET_BYTES] {
         self.mac(label, parts).finalize().into_bytes().into()
     }
 
     /// Checks a proof in constant time.
-    pub(crate) fn verify(&self, label: &str, parts: &[&[u8]], proof: &[u8]) -> bool {
+    #[must_use]
+    pub fn verify(&self, label: &str, parts: &[&[u8]], proof: &[u8]) -> bool {
         self.mac(label, parts).verify_slice(proof).is_ok()
     }
 
     /// Derives a secret of one session.
-    pub(crate) fn derive(&self, label: &str, parts: &[&[u8]]) -> Self {
+    #[must_use]
+    pub fn derive(&self, label: &str, parts: &[&[u8]]) -> Self {
         Self(self.proof(label, parts))
     }
 
@@ -64,6 +70,14 @@ impl Token {
         mac
     }
 }
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.verify("equal", &[], &other.proof("equal", &[]))
+    }
+}
+
+impl Eq for Token {}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,14 +109,12 @@ impl FromStr for Token {
 }
 
 /// Draws random bytes.
-pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+///
+/// # Errors
+/// Random when the system has none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|e| {
-        Error::io(
-            "reading the system's random source",
-            std::io::Error::other(e.to_string()),
-        )
-    })?;
+    getrandom::fill(&mut bytes).map_err(|e| AccessError::Random(e.to_string()))?;
     Ok(bytes)
 }
 
@@ -145,5 +157,6 @@ mod tests {
         assert!("00".parse::<Token>().unwrap_err().contains("64 hexadecimal digits"));
         assert!("é".repeat(32).parse::<Token>().is_err());
         assert!(!format!("{token:?}").contains(&token.to_hex()[..8]));
+        assert!(token.is(&token.to_hex()) && !token.is(&Token::generate().unwrap().to_hex()) && !token.is(""));
     }
 }
