@@ -25,6 +25,7 @@ Exit codes:
 Environment:
   CORPUSMILL_HOME  the default of --home
   CORPUSMILL_WAREHOUSE  the default of --warehouse
+  CORPUSMILL_CATALOG  the default of --catalog
   CORPUSMILL_COORDINATOR  the default of --coordinator
   CORPUSMILL_LOG   log filter, such as `info` or `corpusmill_coordinator=debug`
   AWS_*, GOOGLE_*, AZURE_*  credentials and endpoints of object stores, see docs/SQL.md, Object storage";
@@ -56,6 +57,16 @@ pub(crate) struct Global {
     /// home has kept them before]
     #[arg(long, global = true, value_name = "PLACE", env = "CORPUSMILL_WAREHOUSE")]
     pub(crate) warehouse: Option<String>,
+    /// The catalogue in PostgreSQL, postgres://USER@HOST/DATABASE; the password from PGPASSWORD or ~/.pgpass [default: a
+    /// file in DIR, or where the home has had it before]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "CORPUSMILL_CATALOG",
+        hide_env_values = true
+    )]
+    pub(crate) catalog: Option<String>,
     /// How results are written to standard output; all else goes to standard error
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

@@ -13,6 +13,7 @@ use crate::commands::Session;
 pub(crate) const HELP: &str = "\
 Examples:
   corpusmill worker --coordinator http://127.0.0.1:50050
+  corpusmill worker --coordinator http://127.0.0.1:50050,http://127.0.0.1:50051 --label gpu
   corpusmill worker --vcores 4 --memory-limit 8G --work-dir /fast/disk
 
 It waits for its coordinator as long as it takes, and joins again when that was started again. On Ctrl-C or SIGTERM its
@@ -21,10 +22,10 @@ it stops they go on with another worker.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Work {
-    /// The coordinator
+    /// The coordinator; several that share a catalogue with commas between them
     #[arg(
         long,
-        value_name = "URL",
+        value_name = "URLS",
         env = "CORPUSMILL_COORDINATOR",
         default_value = "http://127.0.0.1:50050"
     )]
@@ -35,6 +36,9 @@ pub(crate) struct Work {
     /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9465 [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
+    /// What it is good for, such as gpu; builds WITH (worker_label = 'gpu') run where the label is. May be repeated
+    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
+    label: Vec<String>,
     /// Tasks side by side [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     vcores: Option<u32>,
@@ -59,6 +63,7 @@ pub(crate) struct Work {
 pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     let mut working = WorkerOptions::new(options.coordinator);
     working.host = options.host;
+    working.labels = options.label;
     working.health = options.health;
     working.vcores = options.vcores.map(|n| n as usize);
     working.memory_limit_bytes = options.memory_limit.map(|bytes| bytes as u64);

@@ -6,12 +6,14 @@
 //!   worker ─────────┘  Join                  └─ refuses callers of another version, by name
 //!        every request carries `corpusmill-version` in its metadata ([`SendsVersion`], [`ChecksVersion`])
 //! ```
+//! Where several coordinators share a catalogue, [`Coordinators`] finds the one that leads.
 //! `stream` brings trainers and workers together; their batches travel through `transport`.
 //! Plans and shuffles travel on Ballista's own ports and are not described here.
 //!
 //! To add a message or a call: `proto/*.proto`, then `cargo run -p corpusmill-proto --example generate`.
 //! Field numbers are never used again.
 
+mod coordinators;
 mod version;
 
 /// The generated messages, client and server.
@@ -40,6 +42,7 @@ pub mod stream {
     include!("generated/corpusmill.stream.v1.rs");
 }
 
+pub use coordinators::{Coordinators, LEADER_KEY, not_leading};
 pub use version::{ChecksVersion, METADATA_KEY, SendsVersion, VERSION};
 
 /// Client that says its version with every call.

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use corpusmill_batches::{BatchError, OpenPlan, Options, Surroundings};
+use corpusmill_proto::Coordinators;
 use corpusmill_proto::stream::OfferRequest;
 use corpusmill_transport::{ServeOptions, Server, Token, host_identity};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Endpoint;
 
 use crate::error::Result;
 use crate::link;
@@ -28,7 +28,7 @@ const PLANS_MAX: usize = 8;
 /// How a worker serves.
 #[derive(Debug, Clone)]
 pub struct DeskOptions {
-    /// Address of the coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`.
+    /// Address of the coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`; several with commas between them.
     pub coordinator: String,
     /// What the worker calls itself.
     pub name: String,
@@ -68,7 +68,7 @@ impl DeskOptions {
 pub struct Desk {
     server: Server,
     token: Token,
-    endpoint: Endpoint,
+    coordinators: Coordinators,
     shared: Arc<Shared>,
 }
 
@@ -104,7 +104,7 @@ impl Desk {
     /// # Errors
     /// Address for a coordinator that cannot be; Transport when there is no port.
     pub async fn open(options: DeskOptions) -> Result<Self> {
-        let endpoint = link::endpoint(&options.coordinator)?;
+        let coordinators = link::coordinators(&options.coordinator)?;
         let token = Token::generate()?;
         let mut serving = ServeOptions::new(SocketAddr::new(options.host, 0), token.clone());
         serving.slot_bytes_max = SLOT_BYTES_MAX;
@@ -119,7 +119,7 @@ impl Desk {
         Ok(Self {
             server,
             token,
-            endpoint,
+            coordinators,
             shared,
         })
     }
@@ -133,7 +133,7 @@ impl Desk {
     /// Serves until `shutdown`; sessions then end, and trainers go on with another worker.
     pub async fn run(self, shutdown: CancellationToken) {
         let sessions = TaskTracker::new();
-        let offering = offer(&self.shared, &self.endpoint, self.address(), &self.token);
+        let offering = offer(&self.shared, self.coordinators.clone(), self.address(), &self.token);
         let accepting = async {
             while let Ok(exporter) = self.server.accept().await {
                 let (shared, stop) = (self.shared.clone(), shutdown.clone());
@@ -156,7 +156,7 @@ impl Desk {
 }
 
 /// Offers to serve, again whenever the call ends, for ever.
-async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token: &Token) {
+async fn offer(shared: &Shared, mut coordinators: Coordinators, address: SocketAddr, token: &Token) {
     let request = OfferRequest {
         worker: shared.options.name.clone(),
         address: address.to_string(),
@@ -165,10 +165,17 @@ async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token:
     };
     let (mut pause, mut told) = (PAUSE, false);
     loop {
-        let ended = match link::connect(endpoint).await {
-            Err(reason) => reason,
+        let asked = coordinators.url().to_owned();
+        let ended = match link::connect(&asked).await {
+            Err(reason) => {
+                coordinators.turn();
+                reason
+            }
             Ok(mut client) => match client.offer(request.clone()).await {
-                Err(status) => status.message().to_owned(),
+                Err(status) => {
+                    coordinators.turn_after(&status);
+                    status.message().to_owned()
+                }
                 Ok(reply) => {
                     let mut replies = reply.into_inner();
                     while let Ok(Some(reply)) = replies.message().await {
@@ -176,12 +183,13 @@ async fn offer(shared: &Shared, endpoint: &Endpoint, address: SocketAddr, token:
                         shared.warehouse.send_replace(Some(reply.warehouse));
                         (pause, told) = (PAUSE, false);
                     }
+                    coordinators.turn();
                     "the call ended".to_owned()
                 }
             },
         };
         if !told {
-            tracing::warn!(coordinator = %endpoint.uri(), reason = %ended, "not known to the coordinator as serving; tries again");
+            tracing::warn!(coordinator = %asked, reason = %ended, "not known to the coordinator as serving; tries again");
             told = true;
         }
         tokio::time::sleep(pause).await;

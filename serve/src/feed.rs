@@ -38,7 +38,7 @@ const SLABS_MAX: usize = 8;
 /// What a rank reads, and how.
 #[derive(Debug, Clone)]
 pub struct FeedOptions {
-    /// The coordinator: `corpusmill://HOST:PORT`.
+    /// The coordinator: `corpusmill://HOST:PORT`, or several: `corpusmill://HOST:PORT,HOST:PORT`.
     pub source: String,
     /// Name of the job: its ranks are checked against each other.
     pub job: String,
@@ -158,14 +158,14 @@ impl Feed {
     /// # Errors
     /// Address for a source that is none.
     pub fn start(handle: &Handle, mut options: FeedOptions, step: u64) -> Result<Self> {
-        let endpoint = link::endpoint(&options.source)?;
+        let coordinators = link::coordinators(&options.source)?;
         options.slots = options.slots.max(6);
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
         let (sender, queue) = mpsc::channel(options.slots as usize / 2);
         let (known, servers) = watch::channel(Known::default());
         let source = options.source.clone();
         let request = open_request(&options)?;
-        let following = follow(endpoint, request, known);
+        let following = follow(coordinators, request, known);
         let reader = Reader {
             options,
             state: state.clone(),

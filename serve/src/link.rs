@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use corpusmill_proto::{StreamsClient, streams_client};
+use corpusmill_proto::{Coordinators, StreamsClient, streams_client};
 use tonic::transport::Endpoint;
 
 use crate::error::{Result, ServeError};
@@ -12,11 +12,29 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A coordinator that answers no ping for so long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// The coordinators of a list with commas between them; `corpusmill://` need stand before the first only.
+///
+/// # Errors
+/// Address, with what one looks like.
+pub(crate) fn coordinators(list: &str) -> Result<Coordinators> {
+    let (first, more) = list.split_once(',').unwrap_or((list, ""));
+    let more = more.split(',').map(str::trim).filter(|url| !url.is_empty());
+    let whole = more.map(|url| match url.contains("://") {
+        true => url.to_owned(),
+        false => format!("corpusmill://{url}"),
+    });
+    let urls: Vec<String> = std::iter::once(first.to_owned()).chain(whole).collect();
+    for url in &urls {
+        endpoint(url)?;
+    }
+    Ok(Coordinators::new(&urls.join(",")))
+}
+
 /// The endpoint of a coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`.
 ///
 /// # Errors
 /// Address, with what one looks like.
-pub(crate) fn endpoint(url: &str) -> Result<Endpoint> {
+fn endpoint(url: &str) -> Result<Endpoint> {
     let wrong = |reason: String| ServeError::Address {
         source_url: url.to_owned(),
         reason,
@@ -38,8 +56,8 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint> {
 }
 
 /// A client over a new connection.
-pub(crate) async fn connect(endpoint: &Endpoint) -> std::result::Result<StreamsClient, String> {
-    let channel = endpoint.connect().await;
+pub(crate) async fn connect(url: &str) -> std::result::Result<StreamsClient, String> {
+    let channel = endpoint(url).map_err(|e| e.to_string())?.connect().await;
     channel.map(streams_client).map_err(|e| causes(&e))
 }
 
@@ -72,5 +90,8 @@ mod tests {
         }
         endpoint("corpusmill://127.0.0.1:50050").unwrap();
         endpoint("http://[::1]:50050").unwrap();
+        let several = coordinators("corpusmill://a:1, b:2,http://c:3").unwrap();
+        assert_eq!(several.all(), ["corpusmill://a:1", "corpusmill://b:2", "http://c:3"]);
+        assert!(coordinators("corpusmill://a:1,b").is_err());
     }
 }

@@ -10,12 +10,14 @@
 
 mod database;
 mod place;
+mod postgres;
 mod program;
 mod s3;
 mod sandbox;
 
 pub use database::{Answer, Database, run_on, without_paths};
 pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
+pub use postgres::{PASSWORD, Postgres};
 pub use program::{Ended, Program, program};
 pub use s3::S3;
 pub use sandbox::Sandbox;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use corpusmill_proto::client;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
+use corpusmill_proto::{Coordinators, client};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -16,22 +16,20 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
-/// Asks until the coordinator answers; `None` when the worker is told to stop meanwhile.
+/// Asks until the coordinator that leads answers; `None` when the worker is told to stop meanwhile.
 ///
 /// # Errors
-/// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when `url` is none.
-pub(crate) async fn join(url: &str, request: &JoinRequest, shutdown: &CancellationToken) -> Result<Option<JoinReply>> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| {
-        WorkerError::Invalid(format!(
-            "`{url}` is no address of a coordinator ({error}); one looks like http://127.0.0.1:50050"
-        ))
-    })?;
-    let endpoint = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+/// [`WorkerError::Refused`] when the coordinator is of another version, [`WorkerError::Invalid`] when an address is none.
+pub(crate) async fn join(
+    coordinators: &mut Coordinators,
+    request: &JoinRequest,
+    shutdown: &CancellationToken,
+) -> Result<Option<JoinReply>> {
     let mut pause = PAUSE;
     let mut told = false;
     loop {
         let asked = tokio::select! {
-            asked = ask(&endpoint, url, request) => asked,
+            asked = ask(coordinators, request) => asked,
             () = shutdown.cancelled() => return Ok(None),
         };
         match asked {
@@ -52,21 +50,42 @@ pub(crate) async fn join(url: &str, request: &JoinRequest, shutdown: &Cancellati
     }
 }
 
-async fn ask(endpoint: &Endpoint, url: &str, request: &JoinRequest) -> Result<JoinReply> {
+/// How a coordinator at `url` is called.
+///
+/// # Errors
+/// [`WorkerError::Invalid`] when that is no address.
+pub(crate) fn endpoint(url: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| {
+        WorkerError::Invalid(format!(
+            "`{url}` is no address of a coordinator ({error}); one looks like http://127.0.0.1:50050"
+        ))
+    })?;
+    Ok(endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT))
+}
+
+/// Asks one coordinator, and turns to the next when it does not take the worker in.
+async fn ask(coordinators: &mut Coordinators, request: &JoinRequest) -> Result<JoinReply> {
+    let url = coordinators.url().to_owned();
     let unreachable = |reason: String| WorkerError::Unreachable {
-        url: url.to_owned(),
+        url: url.clone(),
         reason,
     };
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
+    let channel = match endpoint(&url)?.connect().await {
+        Ok(channel) => channel,
+        Err(error) => {
+            coordinators.turn();
+            return Err(unreachable(error.to_string()));
+        }
+    };
     match client(channel).join(request.clone()).await {
         Ok(reply) => Ok(reply.into_inner()),
         Err(status) if status.code() == Code::FailedPrecondition => Err(WorkerError::Refused {
-            url: url.to_owned(),
             reason: status.message().to_owned(),
+            url,
         }),
-        Err(status) => Err(unreachable(status.message().to_owned())),
+        Err(status) => {
+            coordinators.turn_after(&status);
+            Err(unreachable(status.message().to_owned()))
+        }
     }
 }

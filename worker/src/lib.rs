@@ -20,6 +20,7 @@ mod error;
 mod folder;
 mod health;
 mod join;
+mod lead;
 mod run;
 
 pub use error::{Result, WorkerError};

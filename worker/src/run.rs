@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::executor_server::TERMINATING;
 use corpusmill_health::Health;
+use corpusmill_proto::Coordinators;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
 use corpusmill_serve::{Desk, DeskOptions};
 use tokio_util::sync::CancellationToken;
@@ -20,18 +21,22 @@ use crate::error::{Result, WorkerError};
 use crate::folder::WorkFolder;
 use crate::health::Part;
 use crate::join::join;
+use crate::lead;
 
 /// Messages from and to the scheduler: a plan that names many files, or carries a tokenizer, is large.
 const MESSAGE_BYTES_MAX: u32 = 256 << 20;
 /// Time that running tasks have to end when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(60);
+/// Time that an executor has to end when another coordinator leads.
+const LEAVE: Duration = Duration::from_secs(2);
 /// Pause before an executor that stopped is started again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// How a worker takes part.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// Address of the coordinator's control service, such as `http://127.0.0.1:50050`.
+    /// Address of the coordinator's control service, such as `http://127.0.0.1:50050`; several with commas between
+    /// them, of which one leads.
     pub coordinator: String,
     /// What the coordinator's log calls it.
     pub name: String,
@@ -49,6 +54,8 @@ pub struct WorkerOptions {
     pub cache_bytes: u64,
     /// Bound of the slots that batches are handed over in, bytes.
     pub slots_bytes: u64,
+    /// What it is good for, such as `gpu`: builds that ask for a label run where it is.
+    pub labels: Vec<String>,
     /// Where health and metrics are told; loopback. Nowhere when `None`.
     pub health: Option<SocketAddr>,
 }
@@ -67,6 +74,7 @@ impl WorkerOptions {
             cache_dir: None,
             cache_bytes: 64 << 30,
             slots_bytes: 4 << 30,
+            labels: vec![],
             health: None,
         }
     }
@@ -134,16 +142,20 @@ async fn take_part(
     joined: impl Fn(&str),
 ) -> Result<()> {
     let vcores = options.vcores.unwrap_or_else(cores);
-    let request = JoinRequest {
-        name: options.name.clone(),
-        vcores: vcores as u32,
-    };
+    let mut coordinators = Coordinators::new(&options.coordinator);
     while !shutdown.is_cancelled() {
-        let Some(reply) = join(&options.coordinator, &request, shutdown).await? else {
+        let request = JoinRequest {
+            name: options.name.clone(),
+            vcores: vcores as u32,
+            executor: uuid::Uuid::new_v4().to_string(),
+            labels: options.labels.clone(),
+        };
+        let Some(reply) = join(&mut coordinators, &request, shutdown).await? else {
             break;
         };
-        let executor = executor(options, environment, folder, &reply, vcores)?;
+        let executor = executor(options, environment, folder, &reply, (&request.executor, vcores))?;
         let id = executor.executor_id.clone();
+        let (host, port) = (executor.bind_host.clone(), executor.grpc_port);
         // The flag belongs to the process, and the executor before this one raised it when it stopped.
         TERMINATING.store(false, Ordering::Release);
         tracing::info!(executor = %id, scheduler = %format!("{}:{}", reply.scheduler_host, reply.scheduler_port), "joins");
@@ -153,14 +165,27 @@ async fn take_part(
             shutdown.cancelled().await;
             tokio::time::sleep(DRAIN).await;
         };
+        let next = OnceLock::new();
+        let left = async {
+            let leader = lead::another_leads(&coordinators, reply.term).await?;
+            tracing::info!(executor = %id, %leader, "another coordinator leads");
+            next.get_or_init(|| leader);
+            lead::stop_executor(&host, port, &id).await;
+            tokio::time::sleep(LEAVE).await;
+            Ok::<(), WorkerError>(())
+        };
         tokio::select! {
             ended = start_executor_process(Arc::new(executor)) => match ended {
                 Ok(()) => tracing::info!(executor = %id, "the executor stopped"),
                 Err(error) => tracing::warn!(executor = %id, %error, "the executor stopped"),
             },
             () = drained => tracing::warn!("tasks did not end in time; the coordinator runs them elsewhere"),
+            left = left => left?,
         }
         part.left();
+        if let Some(leader) = next.get() {
+            coordinators.turn_to(leader);
+        }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = shutdown.cancelled() => {}
@@ -178,10 +203,10 @@ fn executor(
     environment: &Environment,
     folder: &WorkFolder,
     reply: &JoinReply,
-    vcores: usize,
+    (id, vcores): (&str, usize),
 ) -> Result<ExecutorProcessConfig> {
     let [port, grpc_port] = free_ports(options.host)?;
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = id.to_owned();
     let work_dir = folder.path().join(&id);
     std::fs::create_dir_all(&work_dir).map_err(|source| WorkerError::Folder {
         path: work_dir.clone(),

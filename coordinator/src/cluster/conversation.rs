@@ -6,6 +6,9 @@
 //!     │            └────────┤ the coordinator still knows the script: from the next message
 //!     └─────────────────────┘ it was started again: the same script once more, what was told already is left out
 //! ```
+//! Where several coordinators are known, a lost one is looked for at the next; another that leads now does not know the
+//! script, as one that was started again.
+//!
 //! A script can be sent again because its statements can: what is done is found done, and builds go on.
 
 use std::sync::Arc;
@@ -21,7 +24,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
-use super::client::{Remote, RemoteScript};
+use super::client::{ANSWER_TIMEOUT, Remote, RemoteScript, no_answer};
 use super::wire;
 use crate::error::{CoordinatorError, Result};
 use crate::events::{Event, Events, Outcome, Sink};
@@ -30,7 +33,7 @@ use crate::events::{Event, Events, Outcome, Sink};
 const PATIENCE: Duration = Duration::from_secs(300);
 /// First and longest pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 type Messages = Arc<Mutex<Streaming<Message>>>;
 
@@ -98,6 +101,7 @@ impl<'a> Conversation<'a> {
     pub(super) async fn run(mut self, sink: &mut dyn Sink) -> Result<()> {
         let mut gone: Option<Instant> = None;
         let mut pause = PAUSE;
+        let (mut redirected, mut warned) = (false, false);
         loop {
             let heard = (self.next, self.taken);
             let stopped = match self.converse(sink).await {
@@ -106,6 +110,7 @@ impl<'a> Conversation<'a> {
             };
             if heard != (self.next, self.taken) {
                 (gone, pause) = (None, PAUSE);
+                (redirected, warned) = (false, false);
             }
             match stopped {
                 Stopped::Failed(error) => return Err(error),
@@ -116,7 +121,11 @@ impl<'a> Conversation<'a> {
                     if gone.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                         return Err(self.remote.lost(&status));
                     }
-                    if pause == PAUSE {
+                    let named = self.remote.turn(&status)?;
+                    if named && !std::mem::replace(&mut redirected, true) {
+                        continue;
+                    }
+                    if !std::mem::replace(&mut warned, true) {
                         self.events.event(Event::Warning(format!(
                             "the connection to the coordinator is lost ({}); waiting for it to come back",
                             status.message()
@@ -136,7 +145,7 @@ impl<'a> Conversation<'a> {
         let id = match &self.script {
             Some(id) => id.clone(),
             None => {
-                let reply = self.remote.client.submit(self.request.clone()).await;
+                let reply = in_time(self.remote.client.submit(self.request.clone())).await;
                 let id = reply.map_err(|status| self.stopped(status))?.into_inner().script;
                 self.script.insert(id).clone()
             }
@@ -145,7 +154,7 @@ impl<'a> Conversation<'a> {
             script: id.clone(),
             from: self.next,
         };
-        let messages = self.remote.client.watch(watch).await;
+        let messages = in_time(self.remote.client.watch(watch)).await;
         let messages = messages.map_err(|status| self.stopped(status))?.into_inner();
         let messages: Messages = Arc::new(Mutex::new(messages));
         let (mut canceller, cancel) = (self.remote.client.clone(), self.cancel.clone());
@@ -225,6 +234,12 @@ impl<'a> Conversation<'a> {
         self.taken += 1;
         Ok(())
     }
+}
+
+/// An answer that comes in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    answer.unwrap_or_else(|_| Err(no_answer()))
 }
 
 /// The rows of a result, as they come in.

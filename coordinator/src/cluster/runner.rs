@@ -95,19 +95,21 @@ impl BallistaRunner {
             return Ok(Attempt::Done(done.receipts));
         }
         let physical = plan.attempt(folder.clone(), &missing).map_err(fail)?;
-        // One script runs at a time, and one step of it: no other job loses by this.
-        self.cluster.settle().await?;
         let job = Job::submit(
             &self.cluster,
             &format!("{}/{name}", step.build),
             Arc::clone(job_context),
             physical,
             plan.exchange,
+            step.label.as_deref(),
         )
         .await?;
         let verdict = job
             .watch(&step.cancel, |seen| step.events.event(told(step, seen, began)))
             .await?;
+        if !matches!(verdict, Verdict::Sound) {
+            self.cluster.forgot();
+        }
         match verdict {
             Verdict::Cancelled => return Err(CoordinatorError::Cancelled),
             Verdict::Sound => {}
@@ -161,9 +163,13 @@ impl Runner for BallistaRunner {
         let config = job_config(&self.context);
         let plan = StepPlan::new(plan, config.options()).map_err(fail)?;
         let job_context = Arc::new(SessionContext::new_with_config(config));
-        if self.cluster.workers().await.is_empty() {
+        if !self.cluster.has_worker(step.label.as_deref()).await {
+            let (with, flag) = match &step.label {
+                Some(label) => (format!(" with the label {label}"), format!("--label {label} ")),
+                None => (String::new(), String::new()),
+            };
             step.events.event(Event::Warning(format!(
-                "{}: no worker is connected; waiting for one (corpusmill worker --coordinator …)",
+                "{}: no worker{with} is connected; waiting for one (corpusmill worker {flag}--coordinator …)",
                 step.name
             )));
         }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use corpusmill_proto::Coordinators;
 use corpusmill_proto::stream::{OpenRequest, Server};
 use tokio::sync::watch;
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use crate::link;
 
@@ -26,12 +26,16 @@ pub(super) struct Known {
 }
 
 /// Keeps the rank's call to the coordinator open; never ends.
-pub(super) async fn follow(endpoint: Endpoint, request: OpenRequest, known: watch::Sender<Known>) {
+pub(super) async fn follow(mut coordinators: Coordinators, request: OpenRequest, known: watch::Sender<Known>) {
     let mut pause = PAUSE;
     let mut busy_since = None;
     loop {
-        let trouble = match link::connect(&endpoint).await {
-            Err(reason) => format!("no coordinator answers at {}: {reason}", endpoint.uri()),
+        let asked = coordinators.url().to_owned();
+        let trouble = match link::connect(&asked).await {
+            Err(reason) => {
+                coordinators.turn();
+                format!("no coordinator answers at {asked}: {reason}")
+            }
             Ok(mut client) => match client.open(request.clone()).await {
                 Ok(replies) => {
                     let mut replies = replies.into_inner();
@@ -41,14 +45,15 @@ pub(super) async fn follow(endpoint: Endpoint, request: OpenRequest, known: watc
                             known.trouble = reply
                                 .servers
                                 .is_empty()
-                                .then(|| format!("no worker serves at {}: start `corpusmill worker`", endpoint.uri()));
+                                .then(|| format!("no worker serves at {asked}: start `corpusmill worker`"));
                             // The last ones are better than none, while a coordinator that was started again has none.
                             if !reply.servers.is_empty() {
                                 known.servers = reply.servers;
                             }
                         });
                     }
-                    format!("the coordinator at {} is gone", endpoint.uri())
+                    coordinators.turn();
+                    format!("the coordinator at {asked} is gone")
                 }
                 Err(status) => {
                     let reason = status.message().to_owned();
@@ -61,6 +66,9 @@ pub(super) async fn follow(endpoint: Endpoint, request: OpenRequest, known: watc
                     if for_good {
                         known.send_modify(|known| known.refused = Some(reason));
                         return std::future::pending().await;
+                    }
+                    if status.code() == Code::Unavailable {
+                        coordinators.turn_after(&status);
                     }
                     reason
                 }
