@@ -1,5 +1,7 @@
 //! All tests of the whole, in one binary.
 
+#[path = "all/admission.rs"]
+mod admission;
 #[path = "all/arrows.rs"]
 mod arrows;
 #[path = "all/bad_input.rs"]
@@ -30,6 +32,8 @@ mod health;
 mod house;
 #[path = "all/interop.rs"]
 mod interop;
+#[path = "all/leaders.rs"]
+mod leaders;
 #[path = "all/models.rs"]
 mod models;
 #[path = "all/moderation.rs"]

@@ -27,6 +27,7 @@ Exit codes:
 Environment:
   CORPUSMILL_HOME  the default of --home
   CORPUSMILL_WAREHOUSE  the default of --warehouse
+  CORPUSMILL_CATALOG  the default of --catalog
   CORPUSMILL_COORDINATOR  the default of --coordinator
   CORPUSMILL_CERTS  the default of --certs
   CORPUSMILL_LOG   log filter, such as `info` or `corpusmill_coordinator=debug`
@@ -63,6 +64,16 @@ pub(crate) struct Global {
     /// everything that calls it
     #[arg(long, global = true, value_name = "DIR", env = CERTS_VARIABLE)]
     pub(crate) certs: Option<PathBuf>,
+    /// The catalogue in PostgreSQL, postgres://USER@HOST/DATABASE; the password from PGPASSWORD or ~/.pgpass [default: a
+    /// file in DIR, or where the home has had it before]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "CORPUSMILL_CATALOG",
+        hide_env_values = true
+    )]
+    pub(crate) catalog: Option<String>,
     /// How results are written to standard output; all else goes to standard error
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

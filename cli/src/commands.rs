@@ -149,6 +149,7 @@ impl Session {
     fn options(&self) -> CoordinatorOptions {
         CoordinatorOptions {
             warehouse: self.global.warehouse.clone(),
+            catalog: self.global.catalog.clone(),
             events: self.progress.clone(),
             cancel: self.interrupt.token.clone(),
             ..CoordinatorOptions::new(&self.global.home)
@@ -158,7 +159,7 @@ impl Session {
     /// The coordinator of a home that is there. Looking at things must not make an empty home at a mistyped place.
     async fn existing(&self) -> Result<Coordinator> {
         let home = &self.global.home;
-        if !home.is_dir() {
+        if !home.is_dir() && self.global.catalog.is_none() {
             bail!(
                 "{} is no corpusmill home: there is no such folder; give --home, or make one with `corpusmill run`",
                 home.display()
@@ -182,12 +183,16 @@ impl Session {
             results: self.results(),
             progress: self.progress.clone(),
         };
+        let mut ended = Ok(());
         for (text, origin) in scripts {
-            let ended = coordinator.run_script(&text, &origin, &mut sink).await;
+            ended = coordinator.run_script(&text, &origin, &mut sink).await;
             self.progress.clear();
-            ended?;
+            if ended.is_err() {
+                break;
+            }
         }
-        Ok(())
+        coordinator.close().await;
+        Ok(ended?)
     }
 
     async fn corpora(&self) -> Result<()> {
@@ -225,7 +230,10 @@ impl Session {
 
     async fn vacuum(&self, vacuum: &Vacuum) -> Result<()> {
         let hours = Duration::from_secs(vacuum.older_than_hours.saturating_mul(3_600));
-        let removed = self.existing().await?.vacuum(hours, vacuum.dry_run).await?;
+        let coordinator = self.existing().await?;
+        let removed = coordinator.vacuum(hours, vacuum.dry_run).await;
+        coordinator.close().await;
+        let removed = removed?;
         self.results().record(&removed, || report::vacuumed(&removed))
     }
 

@@ -1,6 +1,7 @@
 //! `corpusmill coordinator`: serves a cluster.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -13,8 +14,12 @@ pub(crate) const HELP: &str = "\
 Examples:
   corpusmill coordinator --home /shared/mill
   corpusmill coordinator --warehouse s3://lake/corpora
+  corpusmill coordinator --catalog postgres://mill@db/corpora --warehouse s3://lake/corpora
   corpusmill coordinator --listen 127.0.0.1:0        a port of the system's choice, written to standard output
   corpusmill coordinator --listen 0.0.0.0:50050 --certs certs --cluster-network 10.1.0.0/16
+
+With a catalogue in PostgreSQL several may run: one leads, another takes over when it dies, and builds go on from their
+last finished step. Workers and `submit` are given the addresses of all.
 
 Workers and `corpusmill submit` need its address. Beyond this machine callers have to show a certificate and a token, see
 `corpusmill certs init`; workers on other machines reach the scheduler in the cluster's network. Workers reach the warehouse by themselves: a folder that is at the same
@@ -40,6 +45,15 @@ pub(crate) struct Coordinate {
     /// Partitions that plans are spread over; never changes a corpus [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     target_partitions: Option<u32>,
+    /// Statements that build at a time; the others wait in the order in which they came
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    max_builds: u32,
+    /// Address that callers of the other coordinators of the catalogue are sent to [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
+    /// Another coordinator of the catalogue leads, so many seconds after this one was last heard of
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=300))]
+    lease: u64,
 }
 
 /// Runs the command until it is stopped.
@@ -53,8 +67,12 @@ pub(crate) async fn run(session: &Session, options: Coordinate) -> Result<()> {
     let in_network = listened.filter(|ip| options.cluster_network.is_some_and(|network| network.contains(*ip)));
     serving.cluster.network = session.cluster_network(options.cluster_network, in_network)?;
     serving.cluster.port = options.scheduler_port;
+    serving.advertise = options.advertise;
+    serving.lease = Duration::from_secs(options.lease);
     serving.coordinator = CoordinatorOptions {
         warehouse: session.global.warehouse.clone(),
+        catalog: session.global.catalog.clone(),
+        builds_max: options.max_builds as usize,
         target_partitions: options.target_partitions.map(|n| n as usize),
         ..CoordinatorOptions::new(&session.global.home)
     };

@@ -229,6 +229,7 @@ impl Events for Progress {
                 elapsed,
                 ..
             } => self.step_finished(&step, (rows_in, rows_out), bytes, elapsed),
+            Event::Waiting(reason) => self.line(&reason),
             Event::Warning(text) => self.always(&format!("warning: {text}")),
             // Events only grow: what this program does not know it does not show.
             _ => {}

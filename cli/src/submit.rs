@@ -22,10 +22,10 @@ the script on the coordinator, cleanly; the same command goes on from there.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
-    /// The coordinator
+    /// The coordinator; several that share a catalogue with commas between them
     #[arg(
         long,
-        value_name = "URL",
+        value_name = "URLS",
         env = "CORPUSMILL_COORDINATOR",
         default_value = "http://127.0.0.1:50050"
     )]

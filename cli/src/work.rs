@@ -14,6 +14,7 @@ use crate::commands::{Session, traces};
 pub(crate) const HELP: &str = "\
 Examples:
   corpusmill worker --coordinator http://127.0.0.1:50050
+  corpusmill worker --coordinator http://127.0.0.1:50050,http://127.0.0.1:50051 --label gpu
   corpusmill worker --vcores 4 --memory-limit 8G --work-dir /fast/disk
   corpusmill worker --coordinator https://mill:50050 --certs certs --cluster-network 10.1.0.0/16
 
@@ -23,10 +24,10 @@ it stops they go on with another worker.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Work {
-    /// The coordinator
+    /// The coordinator; several that share a catalogue with commas between them
     #[arg(
         long,
-        value_name = "URL",
+        value_name = "URLS",
         env = "CORPUSMILL_COORDINATOR",
         default_value = "http://127.0.0.1:50050"
     )]
@@ -53,6 +54,9 @@ pub(crate) struct Work {
     /// A collector of OpenTelemetry that is told what builds do, such as http://127.0.0.1:4318 [default: nobody]
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     otlp_endpoint: Option<String>,
+    /// What it is good for, such as gpu; builds WITH (worker_label = 'gpu') run where the label is. May be repeated
+    #[arg(long, value_name = "LABEL", value_delimiter = ',')]
+    label: Vec<String>,
     /// Tasks side by side [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     vcores: Option<u32>,
@@ -85,6 +89,7 @@ pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
     working.credentials = session.credentials()?;
     working.network = session.cluster_network(options.cluster_network, options.host)?;
     working.stream_port = options.stream_port;
+    working.labels = options.label;
     working.health = options.health;
     working.flight = options.flight;
     working.vcores = options.vcores.map(|n| n as usize);

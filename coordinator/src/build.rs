@@ -20,12 +20,13 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::catalog::{BuildEnd, BuildRow, NewBuild, now_ms};
+use crate::corpus_options::worker_label;
 use crate::corpus_plan::{CorpusPlan, ShardTarget};
 use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::inputs::{Inputs, digest, inputs_of, plan_digest, uses_run_time};
 use crate::layout::{corpus_folder, staging_folder};
-use crate::publish::{CorpusLog, Publication};
+use crate::publish::{CorpusLog, Intent, Publication};
 use crate::report::{BuildReport, BuildState, StepReport};
 use crate::runner::Step;
 use crate::workspace::{Workspace, end};
@@ -427,6 +428,7 @@ impl<'a> Build<'a> {
             name: SHARDS.to_owned(),
             place: self.place(),
             location: self.workspace.location().to_owned(),
+            label: worker_label(&planned.plan.corpus.options),
             events: Arc::clone(&self.workspace.events),
             cancel: self.workspace.cancel.clone(),
         };
@@ -457,7 +459,7 @@ impl<'a> Build<'a> {
         if self.workspace.cancel.is_cancelled() {
             return Err(CoordinatorError::Cancelled);
         }
-        let version = self.log.commit(&publication).await?;
+        let version = Intent::publish(self.workspace, &mut self.log, &publication).await?;
         failpoint::hit("after-commit");
         manifest.version = version;
         Ok(())

@@ -1,17 +1,15 @@
 //! The coordinator of one home.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ballista_core::extension::SessionConfigExt as _;
 use corpusmill_corpus::{ExportFormat, ExportOptions, ExportReport, Manifest, VerifyReport};
 use corpusmill_sql::{Session, SessionOptions, session};
 
-use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{CoordinatorError, Result};
 use crate::events::Sink;
-use crate::layout::Layout;
-use crate::lock::HomeLock;
+use crate::home::{Home, Right};
 use crate::maintenance;
 use crate::options::CoordinatorOptions;
 use crate::report::{BuildInfo, CorpusInfo, VacuumReport};
@@ -22,8 +20,9 @@ use crate::workspace::Workspace;
 #[derive(Debug)]
 pub struct Coordinator {
     options: CoordinatorOptions,
+    home: Arc<Home>,
     workspace: Workspace,
-    lock: Mutex<Option<HomeLock>>,
+    right: tokio::sync::Mutex<Option<Arc<Right>>>,
     /// One script or vacuum at a time: a vacuum must not see half of a build.
     writing: tokio::sync::Mutex<()>,
 }
@@ -32,20 +31,31 @@ impl Coordinator {
     /// Opens the home of `options`, and makes it when it is not there.
     ///
     /// # Errors
-    /// [`crate::CoordinatorError::Io`] when the folder cannot be made, [`crate::CoordinatorError::Invalid`] when it has another
-    /// warehouse, [`crate::CoordinatorError::NewerCatalog`] when a newer
-    /// program wrote its catalogue, [`crate::CoordinatorError::Catalog`] when that cannot be read.
+    /// [`CoordinatorError::Io`] when the folder cannot be made, [`CoordinatorError::Invalid`] when it has another
+    /// warehouse or catalogue, [`CoordinatorError::NewerCatalog`] when a newer program wrote its catalogue,
+    /// [`CoordinatorError::Catalog`] or [`CoordinatorError::CatalogServer`] when that cannot be read.
     pub async fn open(options: CoordinatorOptions) -> Result<Self> {
-        let layout = Layout::new(&options.home, options.warehouse.as_deref())?;
-        layout.create()?;
-        let catalog = Catalog::open(&layout.catalog()).await?;
-        let workspace = Workspace::new(catalog, layout, &options);
-        Ok(Self {
+        let home = Home::open(&options).await?;
+        Ok(Self::over(home, options))
+    }
+
+    /// A coordinator over a home that is open already.
+    pub(crate) fn over(home: Arc<Home>, options: CoordinatorOptions) -> Self {
+        let workspace = Workspace::new(&home, &options);
+        Self {
             options,
+            home,
             workspace,
-            lock: Mutex::new(None),
+            right: tokio::sync::Mutex::default(),
             writing: tokio::sync::Mutex::new(()),
-        })
+        }
+    }
+
+    /// Gives the right to write back, so that the next process need not wait until it has run out.
+    pub async fn close(self) {
+        if let Some(Right::Lease(lease)) = self.right.into_inner().and_then(Arc::into_inner) {
+            lease.release().await;
+        }
     }
 
     /// Runs the statements of `text` in order, and hands `sink` what each gives back; stops at the first error.
@@ -56,7 +66,15 @@ impl Coordinator {
     /// What the first failing statement failed with; statements before it stay done.
     pub async fn run_script(&self, text: &str, origin: &str, sink: &mut dyn Sink) -> Result<()> {
         let _writing = self.writing.lock().await;
-        script::run(self, text, origin, sink).await
+        let result = script::run(self, text, origin, sink).await;
+        match (&result, self.right.lock().await.as_deref()) {
+            (Err(CoordinatorError::Cancelled), Some(Right::Lease(lease))) if lease.lost.is_cancelled() => {
+                Err(CoordinatorError::Deposed {
+                    catalog: self.home.catalog.location().to_string(),
+                })
+            }
+            _ => result,
+        }
     }
 
     /// The corpora of the warehouse, by name.
@@ -67,13 +85,12 @@ impl Coordinator {
         maintenance::corpora(&self.workspace).await
     }
 
-    /// All builds, newest first.
+    /// All builds, newest first; before them those that wait for their turn.
     ///
     /// # Errors
     /// When the catalogue cannot be read.
     pub async fn builds(&self) -> Result<Vec<BuildInfo>> {
-        let builds = self.workspace.catalog.builds().await?;
-        Ok(builds.into_iter().map(|build| build.info()).collect())
+        maintenance::builds(&self.workspace).await
     }
 
     /// The manifest of `name`, `name@version` or `name@latest`.
@@ -134,14 +151,22 @@ impl Coordinator {
     /// Makes this process the writer of the home, until it ends or the coordinator is dropped. Builds that were
     /// stopped between their commit and the catalogue are ended first.
     pub(crate) async fn become_writer(&self) -> Result<()> {
-        {
-            let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            if lock.is_some() {
-                return Ok(());
-            }
-            *lock = Some(HomeLock::take(self.workspace.layout.home())?);
+        let mut held = self.right.lock().await;
+        if held.is_some() {
+            return Ok(());
         }
-        maintenance::recover(&self.workspace).await
+        let right = self.home.right(&self.workspace).await?;
+        if let Right::Lease(lease) = &*right {
+            self.workspace.catalog.write_under(lease);
+            let (lost, cancel) = (lease.lost.clone(), self.workspace.cancel.clone());
+            // Ends with the lease at the latest.
+            tokio::spawn(async move {
+                lost.cancelled().await;
+                cancel.cancel();
+            });
+        }
+        *held = Some(right);
+        Ok(())
     }
 
     /// A session over the objects of this home.

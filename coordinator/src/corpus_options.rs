@@ -18,7 +18,7 @@ const SHARDS_MAX: u64 = 65_536;
 const BLOCK_ROWS_MAX: u64 = 1 << 20;
 
 /// Options whose value is kept and shown; a coordinator of a cluster acts on them.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     "erase_key",
     "event_time",
     "freshness",
@@ -27,7 +27,18 @@ const KEPT: [&str; 8] = [
     "owner",
     "preview",
     "retention",
+    WORKER_LABEL,
 ];
+
+/// Names the label of the workers that run the step.
+const WORKER_LABEL: &str = "worker_label";
+
+/// The label that `WITH (worker_label = '…')` asks for, of a corpus or a materialised view. It decides where a step
+/// runs and nothing else.
+pub(crate) fn worker_label(options: &[(String, String)]) -> Option<String> {
+    let found = options.iter().find(|(key, _)| key == WORKER_LABEL);
+    found.map(|(_, label)| label.clone()).filter(|label| !label.is_empty())
+}
 
 impl CorpusOptions {
     /// Reads the options of `corpus`.

@@ -84,22 +84,52 @@ pub enum CoordinatorError {
         /// The version that this build wanted to make.
         version: u64,
     },
+    /// Another process writes to the same catalogue.
+    #[error("catalogue {catalog} is being written by {leader}: wait for it or stop it, or `corpusmill submit` to it")]
+    Led {
+        /// The catalogue.
+        catalog: String,
+        /// Its address, or what it calls itself.
+        leader: String,
+    },
+    /// This process does not lead, or does so no longer: what it wanted to write was not written.
+    #[error(
+        "this process may not write to catalogue {catalog} any more, because another coordinator leads or the catalogue \
+         was away for too long; run the same command again: it goes on from the last finished split"
+    )]
+    Deposed {
+        /// The catalogue.
+        catalog: String,
+    },
     /// The catalogue was written by a newer corpusmill.
-    #[error("{} was written by a newer corpusmill (its schema has migration {found}, this program knows up to {known}): use that version, or another --home", path.display())]
+    #[error(
+        "catalogue {catalog} was written by a newer corpusmill (its schema has migration {found}, this program knows up to {known}): use that version, or another catalogue"
+    )]
     NewerCatalog {
         /// The catalogue.
-        path: PathBuf,
+        catalog: String,
         /// Its newest migration.
         found: i64,
         /// The newest that this program has.
         known: i64,
     },
     /// The catalogue cannot be read or written.
-    #[error("catalogue {}: {source}", path.display())]
+    #[error("catalogue {catalog}: {source}")]
     Catalog {
         /// The catalogue.
-        path: PathBuf,
+        catalog: String,
         /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The server of the catalogue is away, or lets nobody in.
+    #[error("catalogue {catalog}: {why}")]
+    CatalogServer {
+        /// The catalogue, without its password.
+        catalog: String,
+        /// What is wrong, and what to do.
+        why: String,
+        /// What the server or the system said.
         #[source]
         source: sqlx::Error,
     },
@@ -195,7 +225,7 @@ impl CoordinatorError {
         match self {
             Self::ExpectationFailed { .. } => RemoteKind::Expectation,
             Self::Cancelled => RemoteKind::Cancelled,
-            Self::Locked { .. } | Self::Conflict { .. } => RemoteKind::Busy,
+            Self::Locked { .. } | Self::Led { .. } | Self::Deposed { .. } | Self::Conflict { .. } => RemoteKind::Busy,
             Self::Remote { kind, .. } => *kind,
             _ => RemoteKind::Other,
         }
@@ -210,7 +240,9 @@ impl CoordinatorError {
             Self::Engine { source, .. } => source.retry(),
             Self::Operator { transient, .. } => *transient,
             Self::Corpus(error) => error.retry(),
-            Self::Locked { .. } | Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
+            Self::Locked { .. } | Self::Led { .. } | Self::Deposed { .. } => true,
+            Self::Conflict { .. } | Self::DiskFull { .. } | Self::Cancelled => true,
+            Self::CatalogServer { source, .. } => matches!(source, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut),
             Self::Cluster(_) => true,
             Self::Remote { kind, .. } => *kind == RemoteKind::Busy,
             Self::Store { source, .. } => store_retry(source),

@@ -24,6 +24,8 @@ pub enum Event {
         /// Its first words.
         summary: String,
     },
+    /// A statement waits for its turn; the text says for whom.
+    Waiting(String),
     /// A build begins, or goes on after a stop.
     BuildStarted {
         /// Name of the corpus or materialised view.

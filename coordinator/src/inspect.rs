@@ -137,13 +137,7 @@ async fn show_corpora(workspace: &Workspace) -> Result<Outcome> {
 }
 
 async fn show_builds(workspace: &Workspace) -> Result<Outcome> {
-    let builds: Vec<BuildInfo> = workspace
-        .catalog
-        .builds()
-        .await?
-        .into_iter()
-        .map(|b| b.info())
-        .collect();
+    let builds = maintenance::builds(workspace).await?;
     let failed = |build: &BuildInfo| {
         let names = build.expectations.iter().filter(|e| !e.passed);
         let shown = names.map(|e| match (&e.observed, e.violations) {

@@ -27,17 +27,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The folders of the home `home`, whose warehouse is at `warehouse`: a path or a URL. A home remembers where its
+    /// The folders of the home `home`, an absolute path, whose warehouse is at `warehouse`: a path or a URL. A home remembers where its
     /// warehouse is; one that has none elsewhere has it inside.
     ///
     /// # Errors
-    /// When a path cannot be made absolute, the warehouse cannot be written to, or the home has another one.
+    /// When the warehouse cannot be written to, or the home has another one.
     pub(crate) fn new(home: &FilePath, warehouse: Option<&str>) -> Result<Self> {
-        let home = std::path::absolute(home).map_err(|source| CoordinatorError::Io {
-            action: "open",
-            path: home.to_owned(),
-            source,
-        })?;
+        let home = home.to_owned();
         let given = warehouse.map(warehouse_url).transpose()?;
         let url = match (given, remembered(&home)?) {
             (Some(given), Some(there)) if given != there => {
@@ -74,9 +70,9 @@ impl Layout {
         &self.home
     }
 
-    /// Its catalogue.
-    pub(crate) fn catalog(&self) -> PathBuf {
-        self.home.join(CATALOG)
+    /// Where its warehouse is.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
     }
 
     /// Its warehouse.
@@ -277,7 +273,7 @@ mod tests {
         let local = root.path().join("local");
         let inside = Layout::new(&local, None).unwrap();
         inside.create().unwrap();
-        std::fs::write(inside.catalog(), "").unwrap();
+        std::fs::write(local.join(CATALOG), "").unwrap();
         let error = Layout::new(&local, Some("s3://lake/corpora")).unwrap_err().to_string();
         assert!(error.contains("local/warehouse/"), "{error}");
         for bad in ["http://host/x", "s3:///x//", "://"] {

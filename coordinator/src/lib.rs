@@ -9,7 +9,7 @@
 //!   CREATE, DROP, ALTER           CREATE / REFRESH CORPUS        SELECT, SHOW, DESCRIBE
 //!        │                             │ corpus_plan ─► Runner ─► receipts in _staging
 //!        ▼                             │ gate ─► manifest ─► publish (Delta) ─► catalogue
-//!   catalog.rs (SQLite)           objects.rs answers the dialect's questions about names
+//!   catalog.rs (SQLite, PostgreSQL)  objects.rs answers the dialect's questions about names
 //! ```
 //! What holds whatever happens: a version is there as a whole or not at all; what the catalogue says follows what
 //! the Delta log says; a build that stopped is found by what it computes, and goes on from its finished splits.
@@ -18,6 +18,7 @@
 //! To run steps elsewhere: a [`Runner`], and one line in `workspace.rs`.
 //! To change the catalogue: one more file in `migrations/`; never edit one that was released.
 
+mod admission;
 mod build;
 mod catalog;
 mod cluster;
@@ -26,6 +27,7 @@ mod corpus_options;
 mod corpus_plan;
 mod error;
 mod events;
+mod home;
 mod inputs;
 mod inspect;
 mod layout;

@@ -17,10 +17,18 @@ use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::layout::{Layout, corpus_folder, staging_folder};
 use crate::objects::CatalogObjects;
-use crate::publish::CorpusLog;
-use crate::report::{BuildState, CorpusInfo, VacuumReport};
+use crate::publish::{CorpusLog, Intent};
+use crate::report::{BuildInfo, BuildState, CorpusInfo, VacuumReport};
 use crate::statements::schedule_text;
 use crate::workspace::Workspace;
+
+/// The builds that the catalogue knows, newest first; before them those that wait.
+pub(crate) async fn builds(workspace: &Workspace) -> Result<Vec<BuildInfo>> {
+    let mut all = workspace.catalog.waiting().await?;
+    let builds = workspace.catalog.builds().await?;
+    all.extend(builds.into_iter().map(|build| build.info()));
+    Ok(all)
+}
 
 /// The corpora of the warehouse at their newest version.
 pub(crate) async fn corpora(workspace: &Workspace) -> Result<Vec<CorpusInfo>> {
@@ -107,22 +115,44 @@ fn reading<'a>(
     }
 }
 
-/// Ends builds that were stopped between their Delta commit and the catalogue: the log says what became of them.
+/// Brings the catalogue up to date with what the process before left: commits that were decided on are carried out,
+/// and builds that were committed are ended.
+///
+/// A process that was stopped may wake up and commit what it had decided on: then it finds that done.
 ///
 /// # Errors
-/// When a log or the catalogue cannot be read.
+/// When a log or the catalogue cannot be read or written.
 pub(crate) async fn recover(workspace: &Workspace) -> Result<()> {
     let layout = &workspace.layout;
+    workspace.catalog.nobody_waits().await?;
     let corpora = layout.warehouse().corpora().await?;
     for build in workspace.catalog.builds().await? {
-        if build.state != BuildState::Running || !corpora.contains(&build.object) {
+        let known = corpora.contains(&build.object) || build.intent.is_some();
+        if build.state != BuildState::Running || !known {
             continue;
         }
         let prefix = layout.warehouse().corpus_root(&build.object)?;
         let folder = layout.folder(&corpus_folder(&build.object));
-        let log = CorpusLog::open(&build.object, Arc::clone(layout.store()), &prefix, folder.url()).await?;
-        let Some(version) = log.version_of(&build.id).await? else {
-            continue;
+        let mut log = CorpusLog::open(&build.object, Arc::clone(layout.store()), &prefix, folder.url()).await?;
+        let version = match (log.version_of(&build.id).await?, &build.intent) {
+            (Some(version), _) => version,
+            (None, Some(intent)) => match Intent::carry_out(workspace, &mut log, &build.id, intent).await {
+                Ok(version) => version,
+                Err(error) if error.retry() && !matches!(error, CoordinatorError::Conflict { .. }) => {
+                    return Err(error);
+                }
+                // Another writer was faster, or files are gone: it failed as it would have without the stop.
+                Err(error) => {
+                    tracing::warn!(build = build.id, %error, "a commit that was decided on cannot be made");
+                    let end = BuildEnd {
+                        error: Some(error.to_string()),
+                        ..BuildEnd::default()
+                    };
+                    workspace.catalog.end_build(&build.id, BuildState::Failed, &end).await?;
+                    continue;
+                }
+            },
+            (None, None) => continue,
         };
         let manifest = layout.warehouse().manifest(&build.object, version).await?;
         let end = BuildEnd {
@@ -142,7 +172,7 @@ pub(crate) async fn recover(workspace: &Workspace) -> Result<()> {
             corpus = build.object,
             build = build.id,
             version,
-            "build was committed before it stopped"
+            "the build is committed, although it was stopped"
         );
     }
     Ok(())

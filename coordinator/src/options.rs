@@ -14,6 +14,9 @@ use crate::events::{Events, Silent};
 pub struct CoordinatorOptions {
     /// The folder of the catalogue; created when something is written.
     pub home: PathBuf,
+    /// URL of a PostgreSQL database that holds the catalogue. `None` for the one that the home was used with before,
+    /// a file in the home for a new home.
+    pub catalog: Option<String>,
     /// Where the corpora are: a folder or the URL of one in an object store. `None` for the one that the home was made
     /// with, `HOME/warehouse` for a new home.
     pub warehouse: Option<String>,
@@ -32,6 +35,8 @@ pub struct CoordinatorOptions {
     pub as_of: Option<DateTime<Utc>>,
     /// The folder that relative paths in statements start from; the folder of the process when `None`.
     pub base_dir: Option<PathBuf>,
+    /// Statements that build at a time; scripts of a served coordinator wait for each other.
+    pub builds_max: usize,
     /// The cluster that runs the steps of builds; this process runs them itself when `None`.
     pub cluster: Option<Arc<Cluster>>,
     /// Told what happens while it happens.
@@ -46,6 +51,7 @@ impl CoordinatorOptions {
     pub fn new(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
+            catalog: None,
             warehouse: None,
             target_partitions: None,
             batch_size: None,
@@ -54,6 +60,7 @@ impl CoordinatorOptions {
             spill_limit_bytes: None,
             as_of: None,
             base_dir: None,
+            builds_max: 2,
             cluster: None,
             events: Arc::new(Silent),
             cancel: CancellationToken::new(),

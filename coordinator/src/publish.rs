@@ -1,5 +1,9 @@
 //! Versions of a corpus: one Delta commit each.
 //!
+//! A commit is decided on in the catalogue first, under the lead, and carried out then. Whoever leads next carries out
+//! what was decided on and is not done, before anything else: a process that was stopped in between, and goes on when
+//! it leads no more, can commit only what is committed already.
+//!
 //! A commit is made against the snapshot that was checked, without delta-rs' own retries: whatever another writer
 //! did in between makes it fail, and nothing is published. The commit carries a transaction named after the build,
 //! whose version is the version of the corpus: a build that was stopped after its commit finds it there.
@@ -7,7 +11,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use corpusmill_corpus::ShardFile;
+use corpusmill_corpus::{Manifest, ShardFile};
+use corpusmill_operators::failpoint;
 use datafusion::arrow::datatypes::Schema;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
@@ -16,12 +21,15 @@ use deltalake_core::logstore::{StorageConfig, default_logstore};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
-use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::error::{CoordinatorError, Result};
+use crate::layout::corpus_folder;
+use crate::workspace::Workspace;
 
 /// Manifests are reached through the log, and old versions stay readable: nothing may clean either up.
 const TABLE_PROPERTIES: [(&str, &str); 3] = [
@@ -59,6 +67,79 @@ pub(crate) struct Publication<'a> {
     pub(crate) manifest: &'a str,
     /// Time of the commit, milliseconds since the epoch.
     pub(crate) time_ms: i64,
+}
+
+/// What the catalogue keeps of a publication: with the manifests in storage it is enough to commit it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Intent {
+    base: Option<u64>,
+    foreign: bool,
+    new_schema: bool,
+    manifest: String,
+    time_ms: i64,
+}
+
+impl Intent {
+    /// Decides on a publication, and carries it out; gives the version.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Deposed`] when this process may not decide, and those of [`CorpusLog::commit`].
+    pub(crate) async fn publish(
+        workspace: &Workspace,
+        log: &mut CorpusLog,
+        publication: &Publication<'_>,
+    ) -> Result<u64> {
+        let intent = Self {
+            base: publication.base,
+            foreign: publication.foreign,
+            new_schema: publication.new_schema,
+            manifest: publication.manifest.to_owned(),
+            time_ms: publication.time_ms,
+        };
+        let json = serde_json::to_string(&intent)
+            .map_err(|e| CoordinatorError::Invalid(format!("a commit cannot be written as JSON: {e}")))?;
+        workspace.catalog.intend(publication.build, &json).await?;
+        failpoint::hit("decided");
+        log.commit(publication).await
+    }
+
+    /// Carries out what the process before decided on for `build`; gives the version.
+    ///
+    /// # Errors
+    /// When a manifest cannot be read, and those of [`CorpusLog::commit`].
+    pub(crate) async fn carry_out(workspace: &Workspace, log: &mut CorpusLog, build: &str, json: &str) -> Result<u64> {
+        let intent: Self = serde_json::from_str(json).map_err(|e| {
+            CoordinatorError::Invalid(format!(
+                "build {build}: the catalogue holds a commit that cannot be read: {e}"
+            ))
+        })?;
+        let layout = &workspace.layout;
+        let object = layout.path(&format!("{}/{}", corpus_folder(&log.corpus), intent.manifest));
+        let fail = |source| CoordinatorError::Store {
+            action: "read",
+            path: object.to_string(),
+            source,
+        };
+        let read = layout.store().get(&object).await.map_err(fail)?;
+        let manifest = Manifest::from_json(object.as_ref(), &read.bytes().await.map_err(fail)?)?;
+        let remove = match intent.base {
+            Some(base) if !intent.foreign => layout.warehouse().manifest(&log.corpus, base).await?.shard_files,
+            _ => vec![],
+        };
+        let publication = Publication {
+            build,
+            base: intent.base,
+            foreign: intent.foreign,
+            add: &manifest.shard_files,
+            remove: &remove,
+            schema: &manifest.schema(),
+            new_schema: intent.new_schema,
+            partition_by: &manifest.partition_by,
+            manifest: &intent.manifest,
+            time_ms: intent.time_ms,
+        };
+        log.commit(&publication).await
+    }
 }
 
 impl CorpusLog {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildState {
+    /// Others come first; the reason is told as its error.
+    Waiting,
     /// It runs, or was stopped and can go on.
     Running,
     /// It made a version.
@@ -26,6 +28,7 @@ impl BuildState {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Waiting => "waiting",
             Self::Running => "running",
             Self::Committed => "committed",
             Self::Unchanged => "unchanged",
@@ -38,6 +41,7 @@ impl BuildState {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [
+            Self::Waiting,
             Self::Running,
             Self::Committed,
             Self::Unchanged,

@@ -32,6 +32,8 @@ pub struct Step {
     pub place: String,
     /// The folder that it writes to, for error messages.
     pub location: String,
+    /// It runs on workers with this label only.
+    pub label: Option<String>,
     /// Told about progress.
     pub events: Arc<dyn Events>,
     /// Stops the step; splits that are finished stay finished.

@@ -1,6 +1,6 @@
 //! Runs a script, statement by statement.
 
-use corpusmill_sql::{RefreshCorpus, Session, SqlError, Statement, StatementKind, parse_script};
+use corpusmill_sql::{ObjectKind, RefreshCorpus, Session, SqlError, Statement, StatementKind, parse_script};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt as _;
@@ -78,6 +78,10 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
     if writes {
         coordinator.become_writer().await?;
     }
+    let _turn = match changes(statement) {
+        Some(object) => Some(workspace.turn(object).await?),
+        None => None,
+    };
     match &statement.kind {
         StatementKind::CreateTokenizer(create) => statements::create_tokenizer(workspace, statement, create).await,
         StatementKind::CreateModel(create) => statements::create_model(workspace, statement, create).await,
@@ -129,6 +133,20 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
             statement.location(),
             statement.summary()
         ))),
+    }
+}
+
+/// The corpus or materialised view whose rows a statement makes or removes: one statement at a time does that.
+fn changes(statement: &Statement) -> Option<&str> {
+    match &statement.kind {
+        StatementKind::CreateMaterializedView(view) => Some(&view.name),
+        StatementKind::CreateCorpus(corpus) => Some(&corpus.name),
+        StatementKind::RefreshCorpus(refresh) => Some(&refresh.name),
+        StatementKind::AlterCorpus(alter) => Some(&alter.name),
+        StatementKind::Drop(drop) if matches!(drop.kind, ObjectKind::Corpus | ObjectKind::MaterializedView) => {
+            Some(&drop.name)
+        }
+        _ => None,
     }
 }
 

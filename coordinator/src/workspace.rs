@@ -8,12 +8,15 @@ use corpusmill_operators::{Receipt, with_sources};
 use corpusmill_traces::Span;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Admission, Turn};
 use crate::catalog::Catalog;
 use crate::cluster::{BallistaRunner, Cluster};
-use crate::error::Result;
+use crate::error::{CoordinatorError, Result};
 use crate::events::{Event, Events};
+use crate::home::Home;
 use crate::layout::Layout;
 use crate::objects::CatalogObjects;
 use crate::options::CoordinatorOptions;
@@ -27,7 +30,9 @@ pub(crate) struct Workspace {
     pub(crate) layout: Layout,
     pub(crate) objects: Arc<CatalogObjects>,
     pub(crate) events: Arc<dyn Events>,
+    /// Stops the script: a person did, or the right to write is lost.
     pub(crate) cancel: CancellationToken,
+    admission: Arc<Admission>,
     pub(crate) as_of: Option<DateTime<Utc>>,
     /// The folder that relative paths in statements start from.
     pub(crate) base_dir: PathBuf,
@@ -39,7 +44,9 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// A workspace over an open home.
-    pub(crate) fn new(catalog: Catalog, layout: Layout, options: &CoordinatorOptions) -> Self {
+    pub(crate) fn new(home: &Home, options: &CoordinatorOptions) -> Self {
+        // It writes once the script has the right to.
+        let (catalog, layout) = (home.catalog.reader(), home.layout.clone());
         let objects = Arc::new(CatalogObjects::new(catalog.clone(), layout.clone()));
         let base_dir = options.base_dir.clone();
         Self {
@@ -48,11 +55,53 @@ impl Workspace {
             layout,
             objects,
             events: Arc::clone(&options.events),
-            cancel: options.cancel.clone(),
+            cancel: options.cancel.child_token(),
+            admission: Arc::clone(&home.admission),
             as_of: options.as_of,
             base_dir: base_dir.or_else(|| std::env::current_dir().ok()).unwrap_or_default(),
             cluster: options.cluster.clone(),
             evidence: Mutex::default(),
+        }
+    }
+
+    /// Waits for the turn of a statement that builds or changes `object`, and lets it be seen that it waits, and why.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Cancelled`] when the script is stopped meanwhile; when the catalogue cannot be written.
+    pub(crate) async fn turn(&self, object: &str) -> Result<Turn> {
+        let ticket = uuid::Uuid::now_v7().simple().to_string();
+        let mut turn = self.admission.enter(object);
+        let mut told = String::new();
+        let mut stopped = false;
+        while !stopped && let Some(reason) = turn.reason() {
+            if reason != told {
+                self.event(Event::Waiting(reason.clone()));
+                self.catalog.wait(&ticket, object, &reason).await?;
+                told = reason;
+            }
+            tokio::select! {
+                () = turn.changed() => {}
+                () = self.cancel.cancelled() => stopped = true,
+            }
+        }
+        if !told.is_empty() {
+            self.catalog.wait_no_longer(&ticket).await?;
+        }
+        if stopped {
+            Err(CoordinatorError::Cancelled)
+        } else {
+            Ok(turn)
+        }
+    }
+
+    /// Waits until no other script of this process brings the view `name` up to date.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Cancelled`] when the script is stopped meanwhile.
+    pub(crate) async fn alone(&self, name: &str) -> Result<OwnedMutexGuard<()>> {
+        tokio::select! {
+            alone = self.admission.alone(name) => Ok(alone),
+            () = self.cancel.cancelled() => Err(CoordinatorError::Cancelled),
         }
     }
 

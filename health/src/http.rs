@@ -27,6 +27,8 @@ const CONNECTIONS_MAX: usize = 16;
 pub struct View {
     /// Why it cannot do its work just now.
     pub not_ready: Option<String>,
+    /// What it is ready for, where there is more to say.
+    pub ready_as: Option<String>,
     /// Its numbers.
     pub metrics: Vec<Metric>,
 }
@@ -145,10 +147,14 @@ async fn answer(mut stream: Stream, watched: &dyn Watched, known: impl Fn(&[u8])
 async fn page(path: &str, watched: &dyn Watched) -> (&'static str, String) {
     match path {
         "/livez" => ("200 OK", "alive\n".to_owned()),
-        "/readyz" => match watched.view().await.not_ready {
-            None => ("200 OK", "ready\n".to_owned()),
-            Some(reason) => ("503 Service Unavailable", format!("not ready: {reason}\n")),
-        },
+        "/readyz" => {
+            let view = watched.view().await;
+            match (view.not_ready, view.ready_as) {
+                (None, None) => ("200 OK", "ready\n".to_owned()),
+                (None, Some(what)) => ("200 OK", format!("ready: {what}\n")),
+                (Some(reason), _) => ("503 Service Unavailable", format!("not ready: {reason}\n")),
+            }
+        }
         "/metrics" => {
             let mut out = String::new();
             for metric in process::metrics().iter().chain(&watched.view().await.metrics) {
@@ -188,6 +194,7 @@ mod tests {
         async fn view(&self) -> View {
             View {
                 not_ready: self.0.lock().unwrap().clone(),
+                ready_as: None,
                 metrics: vec![Metric::new(Kind::Gauge, "things", "Things.").of("kind", "a", 3.0)],
             }
         }

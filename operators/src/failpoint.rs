@@ -1,7 +1,8 @@
-//! Named places at which a test may kill the process.
+//! Named places at which a test may kill or stop the process.
 //!
 //! `CORPUSMILL_FAILPOINT=name` aborts the process, as `kill -9` would, when it comes to the place `name` for the
-//! first time; `name:3` when it comes there for the third time. Without the variable a place costs one atomic load.
+//! first time; `name:3` when it comes there for the third time. `stop=name` stops it as `kill -STOP` would, until
+//! somebody lets it go on. Without the variable a place costs one atomic load.
 //!
 //! | name | where |
 //! |---|---|
@@ -12,9 +13,11 @@
 //! | `view-done` | all files of a materialised view are there, the catalogue does not know yet |
 //! | `step-done` | all receipts of a step are read, the catalogue does not know yet |
 //! | `before-commit` | the manifest is in storage, the Delta commit is not |
+//! | `decided` | the catalogue knows that the Delta commit is to be made, it is not in storage |
 //! | `after-commit` | the Delta commit is in storage, the catalogue does not know yet |
 
 use std::io::Write as _;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +26,7 @@ pub const VARIABLE: &str = "CORPUSMILL_FAILPOINT";
 
 struct Armed {
     name: String,
+    stop: bool,
     left: AtomicU64,
 }
 
@@ -34,20 +38,33 @@ fn armed() -> Option<&'static Armed> {
 }
 
 fn parse(text: &str) -> Option<Armed> {
+    let (stop, text) = match text.strip_prefix("stop=") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
     let (name, count) = match text.split_once(':') {
         Some((name, count)) => (name, count.parse().ok()?),
         None => (text, 1),
     };
     (!name.is_empty() && count > 0).then(|| Armed {
         name: name.to_owned(),
+        stop,
         left: AtomicU64::new(count),
     })
 }
 
-/// Aborts the process if the place `name` is armed and this is the visit that was asked for.
+/// Aborts or stops the process if the place `name` is armed and this is the visit that was asked for.
 pub fn hit(name: &str) {
     let Some(armed) = armed() else { return };
     if armed.name == name && armed.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if armed.stop {
+            let _ = writeln!(std::io::stderr(), "{VARIABLE}: stopping at {name}");
+            // Returns when somebody sent SIGCONT; where there is no `kill`, nothing is stopped and the test fails.
+            let _ = Command::new("kill")
+                .args(["-STOP", &std::process::id().to_string()])
+                .status();
+            return;
+        }
         // The process is about to die: nobody is left to report a failed write to.
         let _ = writeln!(std::io::stderr(), "{VARIABLE}: aborting at {name}");
         std::process::abort();
@@ -68,6 +85,7 @@ mod tests {
             parse("x:3").map(|a| (a.name, a.left.into_inner())),
             Some(("x".into(), 3))
         );
+        assert_eq!(parse("stop=x:2").map(|a| (a.name, a.stop)), Some(("x".into(), true)));
         assert!(parse("").is_none());
         assert!(parse("x:0").is_none());
         assert!(parse("x:many").is_none());

@@ -78,9 +78,19 @@ impl Caller {
     /// # Errors
     /// Why nobody is there, in words.
     pub async fn control(&self) -> Result<ControlClient, String> {
-        Ok(Control::new(self.connect().await?)
+        Ok(Self::control_over(self.connect().await?))
+    }
+
+    /// A client for control that connects when it is used.
+    #[must_use]
+    pub fn control_lazily(&self) -> ControlClient {
+        Self::control_over(InterceptedService::new(self.endpoint.connect_lazy(), self.says.clone()))
+    }
+
+    fn control_over(channel: InterceptedService<Channel, Says>) -> ControlClient {
+        Control::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Opens a connection for streams.

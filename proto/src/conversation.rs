@@ -6,6 +6,9 @@
 //!     │            └────────┤ the coordinator still knows the script: from the next message
 //!     └─────────────────────┘ it was started again: the same script once more, what was told already is left out
 //! ```
+//! Where several coordinators are known, a lost one is looked for at the next; another that leads now does not know the
+//! script, as one that was started again.
+//!
 //! A script can be sent again because its statements can: what is done is found done, and builds go on.
 
 use std::time::{Duration, Instant};
@@ -16,13 +19,13 @@ use tonic::{Code, Status, Streaming};
 use crate::control::message::What;
 use crate::control::{CancelRequest, Ended, FailureKind, Message, SubmitRequest, WatchRequest};
 use crate::error::{RemoteError, Result};
-use crate::remote::Remote;
+use crate::remote::{Remote, in_time};
 
 /// A coordinator that is gone is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// First and longest pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A script on its way.
 #[derive(Debug)]
@@ -60,6 +63,10 @@ struct Waiting {
     pause: Duration,
     /// The next try comes after the pause.
     due: bool,
+    /// A coordinator has said who leads, and was believed.
+    redirected: bool,
+    /// A person knows that nobody is there.
+    told: bool,
 }
 
 /// Why messages stopped before the script ended.
@@ -171,13 +178,13 @@ impl Conversation {
         let script = match &self.script {
             Some(script) => script.clone(),
             None => {
-                let reply = self.remote.client.submit(self.request.clone()).await;
+                let reply = in_time(self.remote.client.submit(self.request.clone())).await;
                 let script = reply.map_err(|status| self.stopped(status))?.into_inner().script;
                 self.script.insert(script).clone()
             }
         };
         let from = self.next;
-        let messages = self.remote.client.watch(WatchRequest { script, from }).await;
+        let messages = in_time(self.remote.client.watch(WatchRequest { script, from })).await;
         Ok(messages.map_err(|status| self.stopped(status))?.into_inner())
     }
 
@@ -205,12 +212,15 @@ impl Conversation {
             }
             Stopped::Forgotten => (Status::not_found("it was started again"), None),
             Stopped::Lost(status) => {
-                let first = self.waiting.since.is_none();
                 if self.waiting.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                     self.ended = Some(Err(self.remote.lost(&status)));
                     return None;
                 }
-                let told = first.then(|| {
+                let named = self.remote.turn(&status);
+                if named && !std::mem::replace(&mut self.waiting.redirected, true) {
+                    self.waiting.due = false;
+                }
+                let told = (self.waiting.due && !std::mem::replace(&mut self.waiting.told, true)).then(|| {
                     What::Warning(format!(
                         "the connection to the coordinator is lost ({}); waiting for it to come back",
                         status.message()

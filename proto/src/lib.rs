@@ -6,7 +6,8 @@
 //!   worker ─────────┘  Join                  └─ refuses callers of another version, by name
 //!        every request carries `corpusmill-version`, and the token where there are credentials ([`Says`], [`Asks`])
 //! ```
-//! [`Remote`] is the caller's side of scripts: `corpusmill submit` and Python follow one by its [`Conversation`].
+//! [`Remote`] is the caller's side of scripts: `corpusmill submit` and Python follow one by its [`Conversation`]. Where
+//! several coordinators share a catalogue, [`Coordinators`] finds the one that leads.
 //! `stream` brings trainers and workers together; their batches travel through `transport`.
 //! Plans and shuffles travel on Ballista's own ports and are not described here.
 //!
@@ -15,6 +16,7 @@
 
 mod caller;
 mod conversation;
+mod coordinators;
 mod error;
 mod metadata;
 mod remote;
@@ -47,6 +49,7 @@ pub mod stream {
 
 pub use caller::{Caller, broken_off, member_endpoint, server_tls};
 pub use conversation::Conversation;
+pub use coordinators::{Coordinators, LEADER_KEY, not_leading};
 pub use error::{RemoteError, Result, causes};
 pub use metadata::{Asks, Says, TOKEN_KEY, VERSION, VERSION_KEY};
 pub use remote::Remote;

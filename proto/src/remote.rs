@@ -1,54 +1,113 @@
 //! A coordinator elsewhere.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use corpusmill_access::Credentials;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 use crate::ControlClient;
 use crate::caller::{Caller, broken_off};
 use crate::control::{DescribeRequest, ListKind, ListRequest, SubmitRequest};
 use crate::conversation::Conversation;
+use crate::coordinators::Coordinators;
 use crate::error::{RemoteError, Result};
 
-/// A connection to a coordinator.
+/// One that is there and says nothing for so long is as good as gone.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// While nobody leads, a question waits so long.
+const LEADERLESS: Duration = Duration::from_secs(30);
+/// Pause between two tries.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A connection to a coordinator, or to whichever of several leads.
 #[derive(Debug, Clone)]
 pub struct Remote {
     pub(crate) client: ControlClient,
-    url: String,
+    coordinators: Coordinators,
 }
 
 impl Remote {
-    /// Connects to the coordinator at `url`, such as `http://127.0.0.1:50050`; `corpusmill://…` is the same.
-    /// With credentials, inside TLS.
+    /// Connects to the coordinator at `urls`, such as `http://127.0.0.1:50050` (`corpusmill://…` is the same), or to the
+    /// first that answers of several with commas between them. With credentials, inside TLS.
     ///
     /// # Errors
-    /// [`RemoteError::Address`] when that is no address, [`RemoteError::Unreachable`] when nobody answers there.
-    pub async fn connect(url: &str, credentials: Option<&Arc<Credentials>>) -> Result<Self> {
-        let caller = Caller::new(url, credentials).map_err(|reason| RemoteError::Address {
-            url: url.to_owned(),
+    /// [`RemoteError::Address`] when one is no address, [`RemoteError::Unreachable`] when nobody answers,
+    /// [`RemoteError::Refused`] when who answers does not take this caller.
+    pub async fn connect(urls: &str, credentials: Option<&Arc<Credentials>>) -> Result<Self> {
+        let mut coordinators = Coordinators::new(urls, credentials).map_err(|reason| RemoteError::Address {
+            url: urls.to_owned(),
             reason,
         })?;
-        let nobody = |reason: String| RemoteError::Unreachable {
-            url: caller.url().to_owned(),
-            reason,
+        let mut reasons = Vec::new();
+        for _ in 0..coordinators.all().len() {
+            match Self::reach(&coordinators).await? {
+                Ok(client) => return Ok(Self { client, coordinators }),
+                Err(reason) => reasons.push(reason),
+            }
+            coordinators.turn();
+        }
+        let url = coordinators
+            .all()
+            .iter()
+            .map(Caller::url)
+            .collect::<Vec<_>>()
+            .join(" or ");
+        Err(RemoteError::Unreachable {
+            url,
+            reason: reasons.join(", "),
             hint: match credentials {
                 Some(_) => "; its certificates and those of --certs must be of one `certs init`",
                 None => ", and give --certs if it asks for certificates",
             },
+        })
+    }
+
+    /// A client of the coordinator to ask now, or why nobody is there.
+    async fn reach(coordinators: &Coordinators) -> Result<Result<ControlClient, String>> {
+        let mut client = match coordinators.caller().control().await {
+            Ok(client) => client,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let client = caller.control().await.map_err(nobody)?;
-        let url = caller.url().to_owned();
-        let mut this = Self { client, url };
         // A connection says little: who shows the wrong certificate, or none, is told so by the first answer.
         let kind = ListKind::Workers.into();
-        match this.client.list(ListRequest { kind }).await {
-            Err(status) => Err(match broken_off(&status) {
-                Some(reason) => nobody(reason),
-                None => this.lost(&status),
-            }),
-            Ok(_) => Ok(this),
+        let answer = in_time(client.list(ListRequest { kind })).await;
+        match answer {
+            Err(status) => match broken_off(&status) {
+                Some(reason) => Ok(Err(reason)),
+                // One that does not lead is there as well, and knows who does.
+                None if status.code() == Code::Unavailable => Ok(Ok(client)),
+                None => Err(lost(coordinators.url(), &status)),
+            },
+            Ok(_) => Ok(Ok(client)),
+        }
+    }
+
+    /// Turns to the coordinator that a refusal names, and then says so, or to the next one.
+    pub(crate) fn turn(&mut self, refusal: &Status) -> bool {
+        let named = self.coordinators.turn_after(refusal);
+        self.client = self.coordinators.caller().control_lazily();
+        named
+    }
+
+    /// Asks whoever leads.
+    async fn ask<T, F>(&mut self, question: impl Fn(ControlClient) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let began = Instant::now();
+        loop {
+            let refusal = match in_time(question(self.client.clone())).await {
+                Ok(reply) => return Ok(reply.into_inner()),
+                Err(refusal) => refusal,
+            };
+            if refusal.code() != Code::Unavailable || began.elapsed() > LEADERLESS {
+                return Err(self.lost(&refusal));
+            }
+            if !self.turn(&refusal) {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 
@@ -64,8 +123,9 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Refused`] or [`RemoteError::Lost`] when it does not say.
     pub async fn list(&mut self, kind: ListKind) -> Result<String> {
-        let reply = self.client.list(ListRequest { kind: kind.into() }).await;
-        Ok(reply.map_err(|e| self.lost(&e))?.into_inner().json)
+        let request = ListRequest { kind: kind.into() };
+        let listed = self.ask(|mut client| async move { client.list(request).await });
+        Ok(listed.await?.json)
     }
 
     /// The manifest of `name`, `name@version` or `name@latest`, as JSON.
@@ -73,27 +133,45 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Refused`] when there is none, [`RemoteError::Lost`] when the coordinator does not answer.
     pub async fn describe(&mut self, corpus: &str) -> Result<String> {
-        let corpus = corpus.to_owned();
-        let reply = self.client.describe(DescribeRequest { corpus }).await;
-        Ok(reply.map_err(|e| self.lost(&e))?.into_inner().manifest)
+        let request = DescribeRequest {
+            corpus: corpus.to_owned(),
+        };
+        let described = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.describe(request).await }
+        });
+        Ok(described.await?.manifest)
     }
 
     /// What the coordinator says makes no sense, or ends something for good.
     #[must_use]
     pub fn broken(&self, why: &str) -> RemoteError {
         RemoteError::Refused {
-            url: self.url.clone(),
+            url: self.coordinators.url().to_owned(),
             reason: why.to_owned(),
         }
     }
 
     pub(crate) fn lost(&self, status: &Status) -> RemoteError {
-        match status.code() {
-            Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => self.broken(status.message()),
-            _ => RemoteError::Lost {
-                url: self.url.clone(),
-                reason: status.message().to_owned(),
-            },
-        }
+        lost(self.coordinators.url(), status)
     }
+}
+
+fn lost(url: &str, status: &Status) -> RemoteError {
+    let (url, reason) = (url.to_owned(), status.message().to_owned());
+    match status.code() {
+        Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => {
+            RemoteError::Refused { url, reason }
+        }
+        _ => RemoteError::Lost { url, reason },
+    }
+}
+
+/// An answer that comes in time.
+pub(crate) async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await;
+    answer.unwrap_or_else(|_| {
+        let silent = format!("it said nothing for {} s", ANSWER_TIMEOUT.as_secs());
+        Err(Status::unavailable(silent))
+    })
 }

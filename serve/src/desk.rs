@@ -9,8 +9,8 @@ use crate::error::{Result, ServeError};
 use crate::session;
 use corpusmill_access::{Credentials, may_listen};
 use corpusmill_batches::{BatchError, OpenPlan, Options, Surroundings};
-use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::OfferRequest;
+use corpusmill_proto::{Coordinators, broken_off};
 use corpusmill_transport::{ServeOptions, Server, Token, host_identity};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ const PLANS_MAX: usize = 8;
 /// How a worker serves.
 #[derive(Debug, Clone)]
 pub struct DeskOptions {
-    /// Address of the coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`.
+    /// Address of the coordinator: `corpusmill://HOST:PORT` or `http://HOST:PORT`; several with commas between them.
     pub coordinator: String,
     /// What is shown to the coordinator and to trainers, and asked of them; needed beyond loopback.
     pub credentials: Option<Arc<Credentials>>,
@@ -73,7 +73,7 @@ impl DeskOptions {
 pub struct Desk {
     server: Server,
     token: Token,
-    caller: Caller,
+    coordinators: Coordinators,
     shared: Arc<Library>,
 }
 
@@ -115,8 +115,8 @@ impl Desk {
             options.host,
             options.credentials.as_deref(),
         )?;
-        let caller = Caller::new(&options.coordinator, options.credentials.as_ref());
-        let caller = caller.map_err(|reason| ServeError::address(&options.coordinator, reason))?;
+        let coordinators = Coordinators::new(&options.coordinator, options.credentials.as_ref());
+        let coordinators = coordinators.map_err(|reason| ServeError::address(&options.coordinator, reason))?;
         let token = Token::generate()?;
         let mut serving = ServeOptions::new(SocketAddr::new(options.host, options.port), token.clone());
         serving.credentials.clone_from(&options.credentials);
@@ -132,7 +132,7 @@ impl Desk {
         Ok(Self {
             server,
             token,
-            caller,
+            coordinators,
             shared,
         })
     }
@@ -152,7 +152,7 @@ impl Desk {
     /// Serves until `shutdown`; sessions then end, and trainers go on with another worker.
     pub async fn run(self, shutdown: CancellationToken) {
         let sessions = TaskTracker::new();
-        let offering = offer(&self.shared, &self.caller, self.address(), &self.token);
+        let offering = offer(&self.shared, self.coordinators.clone(), self.address(), &self.token);
         let accepting = async {
             while let Ok(exporter) = self.server.accept().await {
                 let (shared, stop) = (self.shared.clone(), shutdown.clone());
@@ -175,7 +175,7 @@ impl Desk {
 }
 
 /// Offers to serve, again whenever the call ends, for ever.
-async fn offer(shared: &Library, caller: &Caller, address: SocketAddr, token: &Token) {
+async fn offer(shared: &Library, mut coordinators: Coordinators, address: SocketAddr, token: &Token) {
     let request = OfferRequest {
         worker: shared.options.name.clone(),
         address: address.to_string(),
@@ -184,10 +184,17 @@ async fn offer(shared: &Library, caller: &Caller, address: SocketAddr, token: &T
     };
     let (mut pause, mut told) = (PAUSE, false);
     loop {
-        let ended = match caller.streams().await {
-            Err(reason) => reason,
+        let asked = coordinators.caller().clone();
+        let ended = match asked.streams().await {
+            Err(reason) => {
+                coordinators.turn();
+                reason
+            }
             Ok(mut client) => match client.offer(request.clone()).await {
-                Err(status) => broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
+                Err(status) => {
+                    coordinators.turn_after(&status);
+                    broken_off(&status).unwrap_or_else(|| status.message().to_owned())
+                }
                 Ok(reply) => {
                     let mut replies = reply.into_inner();
                     while let Ok(Some(reply)) = replies.message().await {
@@ -195,12 +202,13 @@ async fn offer(shared: &Library, caller: &Caller, address: SocketAddr, token: &T
                         shared.warehouse.send_replace(Some(reply.warehouse));
                         (pause, told) = (PAUSE, false);
                     }
+                    coordinators.turn();
                     "the call ended".to_owned()
                 }
             },
         };
         if !told {
-            tracing::warn!(coordinator = caller.url(), reason = %ended, "not known to the coordinator as serving; tries again");
+            tracing::warn!(coordinator = asked.url(), reason = %ended, "not known to the coordinator as serving; tries again");
             told = true;
         }
         tokio::time::sleep(pause).await;

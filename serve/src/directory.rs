@@ -9,8 +9,9 @@ use std::time::Duration;
 use corpusmill_proto::Asks;
 use corpusmill_proto::stream::streams_server::{Streams, StreamsServer};
 use corpusmill_proto::stream::{OfferReply, OfferRequest, OpenReply, OpenRequest, Server};
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
@@ -32,6 +33,8 @@ pub struct Directory {
     changes: watch::Sender<u64>,
     next: AtomicU64,
     jobs: Arc<Jobs>,
+    /// Ends the calls that are open.
+    dismissed: Mutex<CancellationToken>,
 }
 
 impl Directory {
@@ -44,7 +47,19 @@ impl Directory {
             changes: watch::Sender::new(0),
             next: AtomicU64::new(0),
             jobs: Arc::default(),
+            dismissed: Mutex::default(),
         })
+    }
+
+    /// Ends all calls: workers and trainers then look for the coordinator that leads.
+    pub fn dismiss(&self) {
+        std::mem::take(&mut *self.dismissed.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
+    }
+
+    /// Ends with the calls that are open now.
+    fn open_calls(&self) -> impl Future<Output = ()> + Send + use<> {
+        let dismissed = self.dismissed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        dismissed.cancelled_owned()
     }
 
     /// The service for tonic, for callers that say what is asked.
@@ -146,6 +161,7 @@ impl Streams for Calls {
         directory.lock().insert(id, request);
         directory.changes.send_modify(|n| *n += 1);
         let warehouse = directory.warehouse.clone();
+        let dismissed = directory.open_calls();
         let present = Present { directory, id, worker };
         // One answer, then silence for as long as the call lasts.
         let replies = futures::stream::unfold((present, Some(warehouse)), |(present, warehouse)| async move {
@@ -154,7 +170,7 @@ impl Streams for Calls {
                 None => std::future::pending().await,
             }
         });
-        Ok(Response::new(Box::pin(replies)))
+        Ok(Response::new(Box::pin(replies.take_until(dismissed))))
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {
@@ -168,6 +184,7 @@ impl Streams for Calls {
             tell_the_missing(directory.clone(), request.job.clone());
         }
         directory.changes.send_modify(|n| *n += 1);
+        let dismissed = directory.open_calls();
         let reading = Reading {
             changes: directory.changes.subscribe(),
             directory,
@@ -175,7 +192,8 @@ impl Streams for Calls {
             request,
             last: None,
         };
-        Ok(Response::new(Box::pin(futures::stream::unfold(reading, Reading::next))))
+        let replies = futures::stream::unfold(reading, Reading::next).take_until(dismissed);
+        Ok(Response::new(Box::pin(replies)))
     }
 }
 

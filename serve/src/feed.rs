@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use corpusmill_access::Credentials;
 use corpusmill_batches::{BatchData, BatchShape, SlabPool};
-use corpusmill_proto::Caller;
+use corpusmill_proto::Coordinators;
 use corpusmill_proto::stream::OpenRequest;
 use corpusmill_transport::{Choice, Token, host_identity};
 use tokio::runtime::Handle;
@@ -39,7 +39,7 @@ const SLABS_MAX: usize = 8;
 /// What a rank reads, and how.
 #[derive(Debug, Clone)]
 pub struct FeedOptions {
-    /// The coordinator: `corpusmill://HOST:PORT`.
+    /// The coordinator: `corpusmill://HOST:PORT`, or several: `corpusmill://HOST:PORT,HOST:PORT`.
     pub source: String,
     /// What is shown to the coordinator and the workers, and asked of them.
     pub credentials: Option<Arc<Credentials>>,
@@ -161,15 +161,15 @@ impl Feed {
     /// # Errors
     /// Address for a source that is none.
     pub fn start(handle: &Handle, mut options: FeedOptions, step: u64) -> Result<Self> {
-        let caller = Caller::new(&options.source, options.credentials.as_ref());
-        let caller = caller.map_err(|reason| ServeError::address(&options.source, reason))?;
+        let coordinators = Coordinators::new(&options.source, options.credentials.as_ref());
+        let coordinators = coordinators.map_err(|reason| ServeError::address(&options.source, reason))?;
         options.slots = options.slots.max(6);
         let (state, stop) = (Arc::new(State::default()), CancellationToken::new());
         let (sender, queue) = mpsc::channel(options.slots as usize / 2);
         let (known, servers) = watch::channel(Known::default());
         let source = options.source.clone();
         let request = open_request(&options)?;
-        let following = follow(caller, request, known);
+        let following = follow(coordinators, request, known);
         let reader = Reader {
             options,
             state: state.clone(),

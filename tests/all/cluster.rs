@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use corpusmill_tests::{Ended, Place, Program, Sandbox};
 
 /// Views without and with an exchange, a join, and the shards of a corpus.
-const SQL: &str = "
+pub(crate) const SQL: &str = "
 CREATE EXTERNAL TABLE IF NOT EXISTS posts STORED AS CSV LOCATION 'posts/' OPTIONS ('format.has_header' 'true');
 CREATE MATERIALIZED VIEW IF NOT EXISTS clean AS
   SELECT post_id, post_id % 97 AS topic, normalize_text(body, 'NFKC') AS body FROM posts;
@@ -20,13 +20,13 @@ CREATE OR REFRESH CORPUS text (PRIMARY KEY (post_id), CONSTRAINT odd EXPECT (pos
 ";
 
 /// Nothing but the shards of a corpus: an exchange, and the writing behind it.
-const ONE_STEP: &str = "
+pub(crate) const ONE_STEP: &str = "
 CREATE EXTERNAL TABLE IF NOT EXISTS posts STORED AS CSV LOCATION 'posts/' OPTIONS ('format.has_header' 'true');
 CREATE OR REFRESH CORPUS text (PRIMARY KEY (post_id)) WITH (shards = 6) AS
   SELECT post_id, normalize_text(body, 'NFKC') AS body FROM posts;
 ";
 
-fn place(sql: &str) -> Result<Place> {
+pub(crate) fn place(sql: &str) -> Result<Place> {
     let place = Place::new()?;
     for file in 0..8 {
         let mut text = String::from("post_id,body\n");
@@ -45,7 +45,7 @@ fn place(sql: &str) -> Result<Place> {
 }
 
 /// What one process gives, without a cluster.
-fn embedded(sql: &str) -> Result<String> {
+pub(crate) fn embedded(sql: &str) -> Result<String> {
     let place = place(sql)?;
     let out = Program::new(&place, &["run", "text.sql", "-o", "json", "--as-of", "2026-07-01"])?
         .run()?
@@ -147,7 +147,7 @@ fn a_worker_that_is_told_to_stop_fails_no_build() -> Result<()> {
 fn a_coordinator_that_dies_anywhere_goes_on_to_one_version() -> Result<()> {
     let expected = embedded(SQL)?;
     // Before and after the commit, and in the steps before.
-    for failpoint in ["view-done", "step-done", "before-commit", "after-commit"] {
+    for failpoint in ["view-done", "step-done", "before-commit", "decided", "after-commit"] {
         let mut sandbox = Sandbox::with_failpoint(place(SQL)?, Some(failpoint))?;
         sandbox.worker(None)?;
         sandbox.worker(None)?;

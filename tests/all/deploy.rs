@@ -15,8 +15,6 @@ use crate::health::{get, start, until};
 const PROGRAM: &str = "/usr/bin/corpusmill";
 /// The exit status of a script that this machine cannot run; what it lacks stands on its standard output.
 const CANNOT_RUN: i32 = 77;
-/// Options that the manifests are written for and the program does not have yet.
-const NOT_YET: [&str; 2] = ["--advertise", "--label"];
 
 /// Units by their file names.
 fn units() -> Result<BTreeMap<String, String>> {
@@ -200,19 +198,10 @@ fn the_program_takes_what_the_manifests_start() -> Result<()> {
     let parts: BTreeSet<_> = commands.iter().map(|command| command[0].as_str()).collect();
     assert_eq!(parts, BTreeSet::from(["coordinator", "worker"]));
     for command in &commands {
-        let has_yet = |argument: &&str| !NOT_YET.contains(&argument.split('=').next().unwrap_or_default());
-        let command: Vec<&str> = command.iter().map(String::as_str).filter(has_yet).collect();
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
         if let Err(error) = accepted(&command) {
             panic!("{command:?}: {error}");
         }
-    }
-    for option in NOT_YET {
-        let unknown =
-            |part| accepted(&[part, &format!("{option}=1")]).is_err_and(|e| e.contains("unexpected argument"));
-        assert!(
-            unknown("coordinator") && unknown("worker"),
-            "the program has {option} by now: take it from NOT_YET"
-        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A cluster of real processes: one coordinator, some workers, ports of the system's choice.
+//! A cluster of real processes: a coordinator, or two that share a catalogue; some workers; ports of the system's choice.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::place::Place;
 use crate::program::{Ended, Program};
 
+/// A leader that dies is followed soon.
+const LEASE: [&str; 2] = ["--lease", "4"];
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(240);
 
@@ -19,8 +21,11 @@ const DEADLINE: Duration = Duration::from_secs(240);
 pub struct Sandbox {
     place: Place,
     environment: Vec<(String, String)>,
+    /// Where its coordinators are, with commas between them.
     url: String,
     coordinator: Child,
+    /// A second one, which leads when the first does not.
+    other: Option<Child>,
     workers: Vec<Child>,
 }
 
@@ -38,7 +43,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::new`].
     pub fn with_failpoint(place: Place, failpoint: Option<&str>) -> Result<Self> {
-        Self::start(place, "127.0.0.1:0", &[], &[], failpoint)
+        Self::start(place, "127.0.0.1:0", &LEASE, &[], failpoint)
     }
 
     /// Starts a coordinator; it and all workers have more environment variables.
@@ -46,7 +51,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::new`].
     pub fn with_environment(place: Place, environment: &[(&str, &str)]) -> Result<Self> {
-        Self::start(place, "127.0.0.1:0", &[], environment, None)
+        Self::start(place, "127.0.0.1:0", &LEASE, environment, None)
     }
 
     /// Starts a coordinator that listens on `listen`, with more arguments.
@@ -55,6 +60,31 @@ impl Sandbox {
     /// As [`Sandbox::new`].
     pub fn listening(place: Place, listen: &str, more: &[&str]) -> Result<Self> {
         Self::start(place, listen, more, &[], None)
+    }
+
+    /// Starts two coordinators over the catalogue at `catalog`: the first leads, and comes to `failpoint`.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    pub fn with_two(mut place: Place, catalog: &str, failpoint: Option<&str>) -> Result<Self> {
+        let warehouse = place.home().join("warehouse");
+        place.set("CORPUSMILL_CATALOG", catalog);
+        place.set("CORPUSMILL_WAREHOUSE", &warehouse.display().to_string());
+        let log = [("CORPUSMILL_LOG", "corpusmill_coordinator=info")];
+        let mut this = Self::start(place, "127.0.0.1:0", &LEASE, &log, failpoint)?;
+        this.wait_for(None, "leads term=")?;
+        let (other, url) = coordinator(&this.place, 1, "127.0.0.1:0", &LEASE, &this.environment, None)?;
+        this.url = format!("{},{url}", this.url);
+        this.other = Some(other);
+        Ok(this)
+    }
+
+    /// Starts a coordinator with more arguments.
+    ///
+    /// # Errors
+    /// As [`Sandbox::new`].
+    pub fn with_arguments(place: Place, arguments: &[&str]) -> Result<Self> {
+        Self::start(place, "127.0.0.1:0", arguments, &[], None)
     }
 
     fn start(
@@ -66,12 +96,13 @@ impl Sandbox {
     ) -> Result<Self> {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let environment: Vec<_> = environment.iter().map(owned).collect();
-        let (coordinator, url) = coordinator(&place, listen, more, &environment, failpoint)?;
+        let (coordinator, url) = coordinator(&place, 0, listen, more, &environment, failpoint)?;
         Ok(Self {
             place,
             environment,
             url,
             coordinator,
+            other: None,
             workers: Vec::new(),
         })
     }
@@ -92,7 +123,7 @@ impl Sandbox {
             std::thread::sleep(Duration::from_millis(20));
         }
         let address = self.url.trim_start_matches("http://").to_owned();
-        let (coordinator, url) = coordinator(&self.place, &address, &[], &self.environment, None)?;
+        let (coordinator, url) = coordinator(&self.place, 0, &address, &LEASE, &self.environment, None)?;
         assert_eq!(url, self.url);
         self.coordinator = coordinator;
         Ok(())
@@ -219,12 +250,23 @@ impl Sandbox {
     /// # Errors
     /// When the system refuses.
     pub fn signal(&self, worker: usize, signal: &str) -> Result<()> {
-        let pid = self.workers[worker].id().to_string();
-        let status = Command::new("kill").args([&format!("-{signal}"), &pid]).status()?;
-        if !status.success() {
-            bail!("worker {worker} takes no {signal}");
-        }
-        Ok(())
+        send(self.workers[worker].id(), signal)
+    }
+
+    /// Sends a signal to the first coordinator.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn signal_coordinator(&self, signal: &str) -> Result<()> {
+        send(self.coordinator.id(), signal)
+    }
+
+    /// Waits until the second coordinator's log has `text` in it.
+    ///
+    /// # Errors
+    /// When it has not, in time.
+    pub fn wait_for_other(&self, text: &str) -> Result<()> {
+        self.wait_in("coordinator-1.log", text)
     }
 
     /// Waits until a worker's log, or the coordinator's for `None`, has `text` in it.
@@ -233,8 +275,12 @@ impl Sandbox {
     /// When it has not, in time.
     pub fn wait_for(&self, worker: Option<usize>, text: &str) -> Result<()> {
         let name = worker.map_or("coordinator.log".to_owned(), |number| format!("worker-{number}.log"));
+        self.wait_in(&name, text)
+    }
+
+    fn wait_in(&self, name: &str, text: &str) -> Result<()> {
         let began = Instant::now();
-        while !log(&self.place, &name).contains(text) {
+        while !log(&self.place, name).contains(text) {
             if began.elapsed() > DEADLINE {
                 bail!("`{text}` is not in {name}: {}", self.logs());
             }
@@ -262,7 +308,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// The coordinator's address.
+    /// The coordinator's address; those of both with a comma between them.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -292,6 +338,9 @@ impl Sandbox {
     /// What the processes wrote to standard error.
     pub fn logs(&self) -> String {
         let mut text = format!("coordinator:\n{}", log(&self.place, "coordinator.log"));
+        if self.other.is_some() {
+            text.push_str(&format!("\nthe other:\n{}", log(&self.place, "coordinator-1.log")));
+        }
         for number in 0..self.workers.len() {
             text.push_str(&format!(
                 "\nworker {number}:\n{}",
@@ -304,7 +353,8 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        for child in self.workers.iter_mut().chain([&mut self.coordinator]) {
+        let coordinators = self.other.iter_mut().chain([&mut self.coordinator]);
+        for child in self.workers.iter_mut().chain(coordinators) {
             // They may be gone already.
             let _ = child.kill();
             let _ = child.wait();
@@ -315,13 +365,22 @@ impl Drop for Sandbox {
 /// Starts a coordinator and reads its address; its log goes on where that of the one before ended.
 fn coordinator(
     place: &Place,
+    number: usize,
     listen: &str,
     more: &[&str],
     environment: &[(String, String)],
     failpoint: Option<&str>,
 ) -> Result<(Child, String)> {
-    let program =
-        Program::new(place, &[&["coordinator", "--listen", listen], more].concat())?.log_to("coordinator.log")?;
+    let arguments = [&["coordinator", "--listen", listen], more].concat();
+    let mut program = Program::new(place, &arguments)?;
+    let mut name = "coordinator.log".to_owned();
+    if number > 0 {
+        // A home of its own: only catalogue and warehouse are shared.
+        let home = place.path().join(format!("home-{number}"));
+        program = program.env("CORPUSMILL_HOME", &home.display().to_string());
+        name = format!("coordinator-{number}.log");
+    }
+    let program = program.log_to(&name)?;
     let mut program = with(program, environment);
     if let Some(failpoint) = failpoint {
         program = program.env("CORPUSMILL_FAILPOINT", failpoint);
@@ -336,7 +395,7 @@ fn coordinator(
     let url = url.trim().to_owned();
     if url.is_empty() {
         let status = coordinator.wait()?;
-        bail!("the coordinator ended ({status}): {}", log(place, "coordinator.log"));
+        bail!("the coordinator ended ({status}): {}", log(place, &name));
     }
     Ok((coordinator, url))
 }
@@ -348,4 +407,14 @@ fn with(program: Program, environment: &[(String, String)]) -> Program {
 
 fn log(place: &Place, name: &str) -> String {
     std::fs::read_to_string(place.path().join(name)).unwrap_or_default()
+}
+
+fn send(process: u32, signal: &str) -> Result<()> {
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &process.to_string()])
+        .status()?;
+    if !status.success() {
+        bail!("process {process} takes no {signal}");
+    }
+    Ok(())
 }

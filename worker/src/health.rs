@@ -43,6 +43,7 @@ impl Watched for Part {
         let reason = || "it waits for its coordinator: look at --coordinator, and at its log".to_owned();
         View {
             not_ready: (!takes_part).then(reason),
+            ready_as: None,
             metrics: vec![
                 Metric::new(
                     Kind::Gauge,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use corpusmill_proto::control::{JoinReply, JoinRequest};
-use corpusmill_proto::{Caller, broken_off};
+use corpusmill_proto::{Coordinators, broken_off};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -15,12 +15,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
-/// Asks until the coordinator answers; `None` when the worker is told to stop meanwhile.
+/// Asks until the coordinator that leads answers; `None` when the worker is told to stop meanwhile.
 ///
 /// # Errors
 /// [`WorkerError::Refused`] when the coordinator is of another version or token.
 pub(crate) async fn join(
-    caller: &Caller,
+    coordinators: &mut Coordinators,
     request: &JoinRequest,
     shutdown: &CancellationToken,
 ) -> Result<Option<JoinReply>> {
@@ -28,7 +28,7 @@ pub(crate) async fn join(
     let mut told = false;
     loop {
         let asked = tokio::select! {
-            asked = ask(caller, request) => asked,
+            asked = ask(coordinators, request) => asked,
             () = shutdown.cancelled() => return Ok(None),
         };
         match asked {
@@ -49,14 +49,26 @@ pub(crate) async fn join(
     }
 }
 
-async fn ask(caller: &Caller, request: &JoinRequest) -> Result<JoinReply> {
+/// Asks one coordinator, and turns to the next when it does not take the worker in.
+async fn ask(coordinators: &mut Coordinators, request: &JoinRequest) -> Result<JoinReply> {
+    let caller = coordinators.caller().clone();
     let unreachable = |reason: String| WorkerError::Unreachable {
         url: caller.url().to_owned(),
         reason,
     };
-    let mut client = caller.control().await.map_err(unreachable)?;
+    let mut client = match caller.control().await {
+        Ok(client) => client,
+        Err(reason) => {
+            coordinators.turn();
+            return Err(unreachable(reason));
+        }
+    };
     let answer = tokio::time::timeout(TIMEOUT, client.join(request.clone())).await;
-    match answer.map_err(|_| unreachable(format!("no answer within {} s", TIMEOUT.as_secs())))? {
+    let Ok(answer) = answer else {
+        coordinators.turn();
+        return Err(unreachable(format!("no answer within {} s", TIMEOUT.as_secs())));
+    };
+    match answer {
         Ok(reply) => Ok(reply.into_inner()),
         Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::Unauthenticated) => {
             Err(WorkerError::Refused {
@@ -64,8 +76,11 @@ async fn ask(caller: &Caller, request: &JoinRequest) -> Result<JoinReply> {
                 reason: status.message().to_owned(),
             })
         }
-        Err(status) => Err(unreachable(
-            broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
-        )),
+        Err(status) => {
+            coordinators.turn_after(&status);
+            Err(unreachable(
+                broken_off(&status).unwrap_or_else(|| status.message().to_owned()),
+            ))
+        }
     }
 }

@@ -23,6 +23,7 @@ mod flight;
 mod folder;
 mod health;
 mod join;
+mod lead;
 mod run;
 
 pub use error::{Result, WorkerError};

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ballista_core::config::TaskSchedulingPolicy;
@@ -11,7 +11,7 @@ use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_
 use ballista_executor::executor_server::TERMINATING;
 use corpusmill_access::{ClusterNetwork, Credentials, Front};
 use corpusmill_health::Health;
-use corpusmill_proto::Caller;
+use corpusmill_proto::Coordinators;
 use corpusmill_proto::control::{JoinReply, JoinRequest};
 use corpusmill_serve::{Desk, DeskOptions};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::flight;
 use crate::folder::WorkFolder;
 use crate::health::Part;
 use crate::join::join;
+use crate::lead;
 
 /// Messages from and to the scheduler: a plan that names many files, or carries a tokenizer, is large.
 const MESSAGE_BYTES_MAX: u32 = 256 << 20;
@@ -30,13 +31,16 @@ const MESSAGE_BYTES_MAX: u32 = 256 << 20;
 const DRAIN: Duration = Duration::from_secs(60);
 /// Tries at ports that are free on loopback and in the network.
 const PORTS_TRIED: usize = 16;
+/// Time that an executor has to end when another coordinator leads.
+const LEAVE: Duration = Duration::from_secs(2);
 /// Pause before an executor that stopped is started again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// How a worker takes part.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// Address of the coordinator's control service, such as `http://127.0.0.1:50050`.
+    /// Address of the coordinator's control service, such as `http://127.0.0.1:50050`; several with commas between
+    /// them, of which one leads.
     pub coordinator: String,
     /// What the coordinator and trainers call it; no two workers of a coordinator share it.
     pub name: String,
@@ -61,6 +65,8 @@ pub struct WorkerOptions {
     pub cache_bytes: u64,
     /// Bound of the slots that batches are handed over in, bytes.
     pub slots_bytes: u64,
+    /// What it is good for, such as `gpu`: builds that ask for a label run where it is.
+    pub labels: Vec<String>,
     /// Where health and metrics are told. Nowhere when `None`.
     pub health: Option<SocketAddr>,
     /// Where corpora and streams are served to clients of Arrow Flight; loopback. Nowhere when `None`.
@@ -84,6 +90,7 @@ impl WorkerOptions {
             cache_dir: None,
             cache_bytes: 64 << 30,
             slots_bytes: 4 << 30,
+            labels: vec![],
             health: None,
             flight: None,
         }
@@ -99,7 +106,7 @@ impl WorkerOptions {
 /// machines could reach this one without credentials, [`WorkerError::Invalid`] when an option does not fit,
 /// [`WorkerError::Folder`] when there is no place for shuffles.
 pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: impl Fn(&str)) -> Result<()> {
-    let caller = Caller::new(&options.coordinator, options.credentials.as_ref()).map_err(|reason| {
+    let coordinators = Coordinators::new(&options.coordinator, options.credentials.as_ref()).map_err(|reason| {
         WorkerError::Invalid(format!(
             "`{}` is no address of a coordinator ({reason}); one looks like http://127.0.0.1:50050",
             options.coordinator
@@ -133,7 +140,7 @@ pub async fn run(options: WorkerOptions, shutdown: CancellationToken, joined: im
         flight::serve(address, desk.library(), shutdown.clone()).await?;
     }
     let serving = tokio::spawn(desk.run(shutdown.clone()));
-    let ended = take_part(&options, &caller, &environment, &folder, &part, &shutdown, joined).await;
+    let ended = take_part(&options, coordinators, &environment, &folder, &part, &shutdown, joined).await;
     if ended.is_err() {
         serving.abort();
     }
@@ -160,7 +167,7 @@ fn desk_options(options: &WorkerOptions, base: &Path) -> DeskOptions {
 /// Runs tasks as one executor after another.
 async fn take_part(
     options: &WorkerOptions,
-    caller: &Caller,
+    mut coordinators: Coordinators,
     environment: &Environment,
     folder: &WorkFolder,
     part: &Part,
@@ -168,18 +175,21 @@ async fn take_part(
     joined: impl Fn(&str),
 ) -> Result<()> {
     let vcores = options.vcores.unwrap_or_else(cores);
-    let request = JoinRequest {
-        name: options.name.clone(),
-        vcores: vcores as u32,
-    };
     while !shutdown.is_cancelled() {
-        let Some(reply) = join(caller, &request, shutdown).await? else {
+        let request = JoinRequest {
+            name: options.name.clone(),
+            vcores: vcores as u32,
+            executor: uuid::Uuid::new_v4().to_string(),
+            labels: options.labels.clone(),
+        };
+        let Some(reply) = join(&mut coordinators, &request, shutdown).await? else {
             break;
         };
         same_network(options, &reply)?;
         let (ports, _fronts) = ports(options.network.as_ref()).await?;
-        let executor = executor(options, environment, folder, &reply, vcores, ports)?;
+        let executor = executor(options, environment, folder, &reply, (&request.executor, vcores), ports)?;
         let id = executor.executor_id.clone();
+        let (host, port) = (executor.bind_host.clone(), executor.grpc_port);
         // The flag belongs to the process, and the executor before this one raised it when it stopped.
         TERMINATING.store(false, Ordering::Release);
         tracing::info!(executor = %id, scheduler = %format!("{}:{}", reply.scheduler_host, reply.scheduler_port), "joins");
@@ -189,14 +199,26 @@ async fn take_part(
             shutdown.cancelled().await;
             tokio::time::sleep(DRAIN).await;
         };
+        let next = OnceLock::new();
+        let left = async {
+            let leader = lead::another_leads(&coordinators, reply.term).await;
+            tracing::info!(executor = %id, %leader, "another coordinator leads");
+            next.get_or_init(|| leader);
+            lead::stop_executor(&host, port, &id).await;
+            tokio::time::sleep(LEAVE).await;
+        };
         tokio::select! {
             ended = start_executor_process(Arc::new(executor)) => match ended {
                 Ok(()) => tracing::info!(executor = %id, "the executor stopped"),
                 Err(error) => tracing::warn!(executor = %id, %error, "the executor stopped"),
             },
             () = drained => tracing::warn!("tasks did not end in time; the coordinator runs them elsewhere"),
+            () = left => {}
         }
         part.left();
+        if let Some(leader) = next.get() {
+            coordinators.turn_to(leader);
+        }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = shutdown.cancelled() => {}
@@ -214,12 +236,12 @@ fn executor(
     environment: &Environment,
     folder: &WorkFolder,
     reply: &JoinReply,
-    vcores: usize,
+    (id, vcores): (&str, usize),
     [port, grpc_port]: [u16; 2],
 ) -> Result<ExecutorProcessConfig> {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let reached = options.network.as_ref().map_or(loopback, ClusterNetwork::address);
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = id.to_owned();
     let work_dir = folder.path().join(&id);
     std::fs::create_dir_all(&work_dir).map_err(|source| WorkerError::Folder {
         path: work_dir.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use corpusmill_corpus::{Function, Input, MANIFEST_FORMAT, Manifest, RowDigest, Step, columns_of, write_lengths};
 use corpusmill_operators::{Receipt, RowFile};
-use object_store::ObjectStoreExt as _;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode};
 
 use super::gate::recorded;
 use super::{Build, Planned};
@@ -151,8 +151,11 @@ pub(super) fn same_version(base: &Manifest, new: &Manifest) -> bool {
 
 /// Writes the row lengths and the manifest; gives the manifest's path in the corpus' folder.
 ///
+/// A manifest that the build wrote before it was stopped is kept when it says the same: it may be published already, by
+/// the process that leads now.
+///
 /// # Errors
-/// When storage fails.
+/// When storage fails, or this process may write no more.
 pub(super) async fn write(build: &Build<'_>, id: &str, manifest: &mut Manifest) -> Result<String> {
     let layout = &build.workspace.layout;
     let root = layout.path(&corpus_folder(&manifest.corpus));
@@ -160,16 +163,33 @@ pub(super) async fn write(build: &Build<'_>, id: &str, manifest: &mut Manifest) 
     manifest.lengths = write_lengths(layout.store(), &root, &lengths, &manifest.shard_files).await?;
     let path = format!("_corpusmill/manifests/{id}.json");
     let object = layout.path(&format!("{}/{path}", corpus_folder(&manifest.corpus)));
+    let fail = |action| {
+        let path = object.to_string();
+        move |source| CoordinatorError::Store { action, path, source }
+    };
     let body = manifest.to_json()?;
-    layout
+    let put = layout
         .store()
-        .put(&object, body.into())
-        .await
-        .map_err(|source| CoordinatorError::Store {
-            action: "write",
-            path: object.to_string(),
-            source,
-        })?;
+        .put_opts(&object, body.clone().into(), PutMode::Create.into());
+    match put.await {
+        Ok(_) => return Ok(path),
+        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+        Err(source) => return Err(fail("write")(source)),
+    }
+    let there = layout.store().get(&object).await.map_err(fail("read"))?;
+    let there = there.bytes().await.map_err(fail("read"))?;
+    if let Ok(there) = Manifest::from_json(object.as_ref(), &there) {
+        let mine = Manifest {
+            created_at: there.created_at,
+            ..manifest.clone()
+        };
+        if there == mine {
+            *manifest = mine;
+            return Ok(path);
+        }
+    }
+    build.workspace.catalog.still_leads().await?;
+    layout.store().put(&object, body.into()).await.map_err(fail("write"))?;
     Ok(path)
 }
 

@@ -13,6 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
 use super::new_build_id;
 use crate::catalog::{BuildEnd, BuildRow, NewBuild, Space};
+use crate::corpus_options::worker_label;
 use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::inputs::{digest, inputs_of, plan_digest, rows_expected, uses_run_time};
@@ -146,6 +147,8 @@ impl Walk<'_> {
     }
 
     async fn step(&self, statement: &Statement, view: &Made<'_>) -> Result<StepReport> {
+        // Two scripts that read a view bring it up to date once.
+        let _alone = self.workspace.alone(view.name).await?;
         let plan = self.plan(statement, view).await?;
         let builds = self.workspace.catalog.builds_of(view.name).await?;
         let made = builds.into_iter().find(|row| row.state == BuildState::Committed);
@@ -246,12 +249,13 @@ impl Walk<'_> {
     }
 
     /// The only step of a view's build, as a runner knows it.
-    fn runner_step(&self, statement: &Statement, name: &str, id: &str) -> Step {
+    fn runner_step(&self, statement: &Statement, view: &CreateView, name: &str, id: &str) -> Step {
         Step {
             build: id.to_owned(),
             name: name.to_owned(),
             place: statement.place(),
             location: self.workspace.location().to_owned(),
+            label: worker_label(&view.options),
             events: Arc::clone(&self.workspace.events),
             cancel: self.workspace.cancel.clone(),
         }
@@ -286,7 +290,7 @@ impl Walk<'_> {
             splits: None,
         };
         let sink = Arc::new(WriteRows::new(Arc::clone(&plan.physical), Arc::new(sink)));
-        let step = self.runner_step(statement, &name, id);
+        let step = self.runner_step(statement, view, &name, id);
         let context = self.session.context().state().task_ctx();
         // A cluster may cut the plan into other splits than this process does.
         let splits = match self.workspace.run_step(context, &step, sink).await {

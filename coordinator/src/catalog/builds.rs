@@ -5,7 +5,7 @@ use corpusmill_operators::RowFile;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::{Catalog, now_ms};
 use crate::error::Result;
@@ -65,6 +65,8 @@ pub(crate) struct BuildRow {
     pub(crate) expectations: Vec<ExpectationReport>,
     /// Why it failed.
     pub(crate) error: Option<String>,
+    /// The commit that it decided on, JSON, until its end is known.
+    pub(crate) intent: Option<String>,
 }
 
 /// How a build ended.
@@ -87,7 +89,7 @@ pub(crate) struct BuildEnd {
 }
 
 const COLUMNS: &str = "id, object, state, sql, sql_digest, fingerprint, logical_ms, version, started_ms, finished_ms, \
-                       row_count, byte_count, digest, files, expectations, error";
+                       row_count, byte_count, digest, files, expectations, error, intent";
 
 fn unsigned(value: Option<i64>) -> Option<u64> {
     value.and_then(|value| u64::try_from(value).ok())
@@ -101,7 +103,7 @@ fn to_json<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
     serde_json::to_string(value).map_err(|e| sqlx::Error::Encode(Box::new(e)))
 }
 
-fn build(row: &SqliteRow) -> Result<BuildRow, sqlx::Error> {
+fn build(row: &AnyRow) -> Result<BuildRow, sqlx::Error> {
     let state: String = row.try_get("state")?;
     let files: Option<String> = row.try_get("files")?;
     Ok(BuildRow {
@@ -122,6 +124,7 @@ fn build(row: &SqliteRow) -> Result<BuildRow, sqlx::Error> {
         files: files.as_deref().map(json).transpose()?.unwrap_or_default(),
         expectations: json(&row.try_get::<String, _>("expectations")?)?,
         error: row.try_get("error")?,
+        intent: row.try_get("intent")?,
     })
 }
 
@@ -154,13 +157,16 @@ impl BuildRow {
 
 impl Catalog {
     async fn builds_where(&self, rest: &str, object: Option<&str>) -> Result<Vec<BuildRow>> {
-        let query = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM builds {rest}")));
-        let query = match object {
-            Some(object) => query.bind(object),
-            None => query,
-        };
-        let rows = query.fetch_all(&self.pool).await.map_err(|e| self.fail(e))?;
-        rows.iter()
+        let sql = format!("SELECT {COLUMNS} FROM builds {rest}");
+        let rows = self.rows(|| {
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql.clone()));
+            match object {
+                Some(object) => query.bind(object),
+                None => query,
+            }
+        });
+        rows.await?
+            .iter()
             .map(build)
             .collect::<Result<_, _>>()
             .map_err(|e| self.fail(e))
@@ -179,34 +185,46 @@ impl Catalog {
 
     /// Enters a build that begins.
     pub(crate) async fn begin_build(&self, new: &NewBuild) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO builds (id, object, kind, state, sql, sql_digest, fingerprint, logical_ms, started_ms, expectations)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '[]')",
-        )
-        .bind(&new.id)
-        .bind(&new.object)
-        .bind(new.kind)
-        .bind(BuildState::Running.as_str())
-        .bind(&new.sql)
-        .bind(&new.sql_digest)
-        .bind(&new.fingerprint)
-        .bind(new.logical_ms)
-        .bind(now_ms())
-        .execute(&self.pool)
+        let started = now_ms();
+        self.write(|| {
+            let query = sqlx::query(
+                "INSERT INTO builds (id, object, kind, state, sql, sql_digest, fingerprint, logical_ms, started_ms, expectations)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, '[]') ON CONFLICT (id) DO NOTHING",
+            );
+            let query = query
+                .bind(&new.id)
+                .bind(&new.object)
+                .bind(new.kind)
+                .bind(BuildState::Running.as_str())
+                .bind(&new.sql)
+                .bind(&new.sql_digest)
+                .bind(&new.fingerprint)
+                .bind(new.logical_ms)
+                .bind(started);
+            vec![query]
+        })
         .await
         .map(|_| ())
-        .map_err(|e| self.fail(e))
     }
 
     /// Marks a build that was stopped as running again.
     pub(crate) async fn resume_build(&self, id: &str) -> Result<()> {
-        sqlx::query("UPDATE builds SET state = $1, finished_ms = NULL, error = NULL WHERE id = $2")
-            .bind(BuildState::Running.as_str())
-            .bind(id)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
-            .map_err(|e| self.fail(e))
+        self.write(|| {
+            let sql = "UPDATE builds SET state = $1, finished_ms = NULL, error = NULL WHERE id = $2";
+            vec![sqlx::query(sql).bind(BuildState::Running.as_str()).bind(id)]
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Enters the commit that a build is about to make.
+    pub(crate) async fn intend(&self, id: &str, intent: &str) -> Result<()> {
+        self.write(|| {
+            let sql = "UPDATE builds SET intent = $1 WHERE id = $2";
+            vec![sqlx::query(sql).bind(intent).bind(id)]
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Enters how a build ended.
@@ -215,55 +233,56 @@ impl Catalog {
             .and_then(|expectations| Ok((expectations, to_json(&end.files)?)))
             .map_err(|e| self.fail(e))?;
         let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
-        sqlx::query(
-            "UPDATE builds SET state = $1, version = $2, finished_ms = $3, row_count = $4, byte_count = $5,
-               digest = $6, files = $7, expectations = $8, error = $9 WHERE id = $10",
-        )
-        .bind(state.as_str())
-        .bind(signed(end.version))
-        .bind(now_ms())
-        .bind(signed(end.rows))
-        .bind(signed(end.bytes))
-        .bind(&end.digest)
-        .bind(files)
-        .bind(expectations)
-        .bind(&end.error)
-        .bind(id)
-        .execute(&self.pool)
+        let finished = now_ms();
+        self.write(|| {
+            let query = sqlx::query(
+                "UPDATE builds SET state = $1, version = $2, finished_ms = $3, row_count = $4, byte_count = $5,
+                   digest = $6, files = $7, expectations = $8, error = $9, intent = NULL WHERE id = $10",
+            );
+            let query = query
+                .bind(state.as_str())
+                .bind(signed(end.version))
+                .bind(finished)
+                .bind(signed(end.rows))
+                .bind(signed(end.bytes))
+                .bind(&end.digest)
+                .bind(&files)
+                .bind(&expectations)
+                .bind(&end.error)
+                .bind(id);
+            vec![query]
+        })
         .await
         .map(|_| ())
-        .map_err(|e| self.fail(e))
     }
 
     /// Forgets all builds of an object that is dropped.
     pub(crate) async fn forget_builds(&self, object: &str) -> Result<()> {
-        for sql in [
-            "DELETE FROM steps WHERE build IN (SELECT id FROM builds WHERE object = $1)",
-            "DELETE FROM builds WHERE object = $1",
-        ] {
-            sqlx::query(sql)
-                .bind(object)
-                .execute(&self.pool)
-                .await
-                .map_err(|e| self.fail(e))?;
-        }
-        Ok(())
+        self.write(|| {
+            let statements = [
+                "DELETE FROM steps WHERE build IN (SELECT id FROM builds WHERE object = $1)",
+                "DELETE FROM builds WHERE object = $1",
+            ];
+            statements
+                .into_iter()
+                .map(|sql| sqlx::query(sql).bind(object))
+                .collect()
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Commits a step of a build: it is not run again.
     pub(crate) async fn commit_step(&self, build: &str, seq: u32, report: &StepReport) -> Result<()> {
         let json = to_json(report).map_err(|e| self.fail(e))?;
-        sqlx::query(
-            "INSERT INTO steps (build, seq, name, report) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (build, seq) DO UPDATE SET name = excluded.name, report = excluded.report",
-        )
-        .bind(build)
-        .bind(i64::from(seq))
-        .bind(&report.name)
-        .bind(json)
-        .execute(&self.pool)
+        self.write(|| {
+            let query = sqlx::query(
+                "INSERT INTO steps (build, seq, name, report) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (build, seq) DO UPDATE SET name = excluded.name, report = excluded.report",
+            );
+            vec![query.bind(build).bind(i64::from(seq)).bind(&report.name).bind(&json)]
+        })
         .await
         .map(|_| ())
-        .map_err(|e| self.fail(e))
     }
 }

@@ -1,7 +1,7 @@
 //! Objects by name: tables, views, corpora, tokenizers, functions, with the SQL that made them.
 
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::{Catalog, now_ms};
 use crate::error::Result;
@@ -51,7 +51,7 @@ pub(crate) struct ObjectRow {
 
 const COLUMNS: &str = "name, kind, sql, origin, base_dir, settings, updated_ms";
 
-fn object(row: &SqliteRow) -> Result<ObjectRow, sqlx::Error> {
+fn object(row: &AnyRow) -> Result<ObjectRow, sqlx::Error> {
     Ok(ObjectRow {
         name: row.try_get("name")?,
         kind: row.try_get("kind")?,
@@ -67,24 +67,26 @@ impl Catalog {
     /// The object called `name`.
     pub(crate) async fn object(&self, space: Space, name: &str) -> Result<Option<ObjectRow>> {
         let sql = format!("SELECT {COLUMNS} FROM objects WHERE space = $1 AND name = $2");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(space.as_str())
-            .bind(name)
-            .fetch_optional(&self.pool)
-            .await;
-        let row = row.map_err(|e| self.fail(e))?;
+        let rows = self.rows(|| {
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql.clone()));
+            query.bind(space.as_str()).bind(name)
+        });
+        let row = rows.await?.into_iter().next();
         row.map(|row| object(&row)).transpose().map_err(|e| self.fail(e))
     }
 
     /// All objects of a space, by name.
     pub(crate) async fn objects(&self, space: Space) -> Result<Vec<ObjectRow>> {
-        let sql = format!("SELECT {COLUMNS} FROM objects WHERE space = $1 ORDER BY name");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(space.as_str())
-            .fetch_all(&self.pool)
-            .await;
-        let rows = rows.map_err(|e| self.fail(e))?;
-        rows.iter()
+        // By its bytes, whatever the database takes for the order of letters.
+        let order = if self.location.is_server() {
+            "name COLLATE \"C\""
+        } else {
+            "name"
+        };
+        let sql = format!("SELECT {COLUMNS} FROM objects WHERE space = $1 ORDER BY {order}");
+        let rows = self.rows(|| sqlx::query(sqlx::AssertSqlSafe(sql.clone())).bind(space.as_str()));
+        rows.await?
+            .iter()
             .map(object)
             .collect::<Result<_, _>>()
             .map_err(|e| self.fail(e))
@@ -92,36 +94,37 @@ impl Catalog {
 
     /// Keeps an object, in place of one of the same name.
     pub(crate) async fn put_object(&self, space: Space, object: &ObjectRow) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO objects (space, name, kind, sql, origin, base_dir, settings, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             ON CONFLICT (space, name) DO UPDATE SET kind = excluded.kind, sql = excluded.sql,
-               origin = excluded.origin, base_dir = excluded.base_dir, settings = excluded.settings,
-               updated_ms = excluded.updated_ms",
-        )
-        .bind(space.as_str())
-        .bind(&object.name)
-        .bind(&object.kind)
-        .bind(&object.sql)
-        .bind(&object.origin)
-        .bind(&object.base_dir)
-        .bind(&object.settings)
-        .bind(now_ms())
-        .bind(object.updated_ms)
-        .execute(&self.pool)
+        let created = now_ms();
+        self.write(|| {
+            let query = sqlx::query(
+                "INSERT INTO objects (space, name, kind, sql, origin, base_dir, settings, created_ms, updated_ms)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                 ON CONFLICT (space, name) DO UPDATE SET kind = excluded.kind, sql = excluded.sql,
+                   origin = excluded.origin, base_dir = excluded.base_dir, settings = excluded.settings,
+                   updated_ms = excluded.updated_ms",
+            );
+            let query = query
+                .bind(space.as_str())
+                .bind(&object.name)
+                .bind(&object.kind)
+                .bind(&object.sql)
+                .bind(&object.origin)
+                .bind(&object.base_dir)
+                .bind(&object.settings)
+                .bind(created)
+                .bind(object.updated_ms);
+            vec![query]
+        })
         .await
         .map(|_| ())
-        .map_err(|e| self.fail(e))
     }
 
     /// Forgets an object; says whether there was one.
     pub(crate) async fn drop_object(&self, space: Space, name: &str) -> Result<bool> {
-        sqlx::query("DELETE FROM objects WHERE space = $1 AND name = $2")
-            .bind(space.as_str())
-            .bind(name)
-            .execute(&self.pool)
-            .await
-            .map(|done| done.rows_affected() > 0)
-            .map_err(|e| self.fail(e))
+        let touched = self.write(|| {
+            let sql = "DELETE FROM objects WHERE space = $1 AND name = $2";
+            vec![sqlx::query(sql).bind(space.as_str()).bind(name)]
+        });
+        Ok(touched.await? > 0)
     }
 }

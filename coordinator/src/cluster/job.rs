@@ -8,6 +8,7 @@ use ballista_core::serde::protobuf::job_status::Status;
 use corpusmill_operators::TaskFailure;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
+use tokio::sync::RwLockReadGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::evidence;
@@ -40,6 +41,19 @@ pub(super) struct Job<'a> {
     losses: u64,
     /// Rows go from one task to another, so that no repair is trusted.
     exchange: bool,
+    name: String,
+    label: Option<String>,
+    /// It is one of those that run.
+    _running: RwLockReadGuard<'a, ()>,
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        self.cluster.wants(&self.name, None);
+        if self.cluster.losses() != self.losses {
+            self.cluster.forgot();
+        }
+    }
 }
 
 /// What one look at a job saw.
@@ -51,7 +65,7 @@ enum Look {
 }
 
 impl<'a> Job<'a> {
-    /// Submits `plan`.
+    /// Submits `plan`, to run where `label` is.
     ///
     /// # Errors
     /// [`CoordinatorError::Cluster`] when the scheduler takes no jobs.
@@ -61,8 +75,11 @@ impl<'a> Job<'a> {
         context: Arc<SessionContext>,
         plan: Arc<dyn ExecutionPlan>,
         exchange: bool,
+        label: Option<&str>,
     ) -> Result<Self> {
+        let running = cluster.settle().await?;
         let losses = cluster.losses();
+        cluster.wants(name, label);
         let id = cluster
             .server
             .submit_physical_plan(name, context, plan, None)
@@ -73,6 +90,9 @@ impl<'a> Job<'a> {
             id,
             losses,
             exchange,
+            name: name.to_owned(),
+            label: label.map(str::to_owned),
+            _running: running,
         })
     }
 
@@ -99,7 +119,7 @@ impl<'a> Job<'a> {
                 Look::Going(seen, suspicion) => (seen, suspicion),
             };
             progress(seen);
-            let suspicion = suspicion.or(still.too_long(self.cluster, seen).await);
+            let suspicion = suspicion.or(still.too_long(self.cluster, self.label.as_deref(), seen).await);
             if let Some(reason) = suspicion {
                 self.cancel().await?;
                 return Ok(Verdict::Suspicious(reason));
@@ -174,7 +194,7 @@ impl Stillness {
     }
 
     /// Why the job should not be waited for any longer, if it should not. A job waits for workers as long as it takes.
-    async fn too_long(&mut self, cluster: &Cluster, seen: Progress) -> Option<String> {
+    async fn too_long(&mut self, cluster: &Cluster, label: Option<&str>, seen: Progress) -> Option<String> {
         if seen != self.last {
             self.last = seen;
             self.changed = Instant::now();
@@ -188,7 +208,7 @@ impl Stillness {
         if still < limit {
             return None;
         }
-        if cluster.workers().await.is_empty() {
+        if !cluster.has_worker(label).await {
             self.changed = Instant::now();
             return None;
         }

@@ -1,16 +1,20 @@
-//! Keeps the scheduler's count of free vcores right.
+//! Decides which job gets a free vcore, and keeps the scheduler's count of them right.
+//!
+//! A free vcore goes to the job that has the fewest, so that one whose tasks hang takes no more than its share for
+//! long; a job that asks for a label gets vcores of the workers that have it, and no others.
 //!
 //! When a worker is lost, Ballista 55 rolls stages back and forgets the tasks that ran on the *other* workers: their
 //! vcores are never given back, and a worker that lost all of them that way gets no task for ever. What was bound is
 //! written down here, so that it can be given back between two jobs.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use ballista_core::JobId;
 use ballista_core::error::Result;
 use ballista_core::serde::protobuf::ExecutorHeartbeat;
+use ballista_core::serde::protobuf::task_status::Status;
 use ballista_core::serde::scheduler::{ExecutorData, ExecutorMetadata};
 use ballista_scheduler::cluster::{BoundTask, ClusterState, ClusterStateEventStream, ExecutorSlot};
 use ballista_scheduler::config::TaskDistributionPolicy;
@@ -20,6 +24,19 @@ use ballista_scheduler::state::task_manager::JobInfoCache;
 pub(super) struct Ledger {
     inner: Arc<dyn ClusterState>,
     bound: Mutex<HashMap<String, u32>>,
+    /// Labels of executors, by their ids.
+    labels: Mutex<HashMap<String, BTreeSet<String>>>,
+    /// Labels that jobs ask for, by their names.
+    wanted: Mutex<HashMap<String, String>>,
+}
+
+/// A job that asks for vcores.
+struct Asking {
+    id: JobId,
+    info: JobInfoCache,
+    /// Tasks of it that run.
+    running: usize,
+    label: Option<String>,
 }
 
 impl Ledger {
@@ -27,13 +44,64 @@ impl Ledger {
         Self {
             inner,
             bound: Mutex::default(),
+            labels: Mutex::default(),
+            wanted: Mutex::default(),
         }
+    }
+
+    /// The executor `executor` will have these labels.
+    pub(super) fn labelled(&self, executor: &str, labels: &[String]) {
+        if !labels.is_empty() {
+            let labels = labels.iter().cloned().collect();
+            lock(&self.labels).insert(executor.to_owned(), labels);
+        }
+    }
+
+    /// Whether an executor has a label.
+    pub(super) fn has(&self, executor: &str, label: &str) -> bool {
+        lock(&self.labels)
+            .get(executor)
+            .is_some_and(|labels| labels.contains(label))
+    }
+
+    /// The labels of an executor.
+    pub(super) fn labels(&self, executor: &str) -> Vec<String> {
+        let labels = lock(&self.labels);
+        labels.get(executor).into_iter().flatten().cloned().collect()
+    }
+
+    /// The job called `job` runs where this label is; anywhere without one.
+    pub(super) fn wants(&self, job: &str, label: Option<&str>) {
+        match label {
+            Some(label) => lock(&self.wanted).insert(job.to_owned(), label.to_owned()),
+            None => lock(&self.wanted).remove(job),
+        };
+    }
+
+    /// The jobs, those with the fewest running tasks first.
+    async fn asking(&self, jobs: &HashMap<JobId, JobInfoCache>) -> Vec<Asking> {
+        let mut asking = Vec::with_capacity(jobs.len());
+        for (id, info) in jobs {
+            let graph = info.execution_graph.read().await;
+            let tasks = graph.stages().values().filter_map(|stage| stage.task_infos());
+            let running = tasks
+                .flatten()
+                .filter(|task| matches!(task.task_status, Status::Running(_)));
+            asking.push(Asking {
+                id: id.clone(),
+                info: info.clone(),
+                running: running.count(),
+                label: lock(&self.wanted).get(graph.job_name()).cloned(),
+            });
+        }
+        asking.sort_by_key(|job| job.running);
+        asking
     }
 
     /// Gives back all that is bound; to be called when no job runs.
     pub(super) async fn settle(&self) -> Result<()> {
         let left: Vec<ExecutorSlot> = {
-            let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut bound = lock(&self.bound);
             bound.drain().filter(|(_, vcores)| *vcores > 0).collect()
         };
         if left.is_empty() {
@@ -45,7 +113,7 @@ impl Ledger {
 
     /// Takes what is given back off the ledger; nothing is given back twice.
     fn take(&self, slots: Vec<ExecutorSlot>) -> Vec<ExecutorSlot> {
-        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bound = lock(&self.bound);
         slots
             .into_iter()
             .map(|(executor, vcores)| {
@@ -56,6 +124,10 @@ impl Ledger {
             })
             .collect()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -70,8 +142,21 @@ impl ClusterState for Ledger {
         jobs: Arc<HashMap<JobId, JobInfoCache>>,
         executors: Option<HashSet<String>>,
     ) -> Result<Vec<BoundTask>> {
-        let tasks = self.inner.bind_schedulable_tasks(distribution, jobs, executors).await?;
-        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = Vec::new();
+        for job in self.asking(&jobs).await {
+            let mut executors = executors.clone();
+            if let Some(label) = &job.label {
+                let labels = lock(&self.labels);
+                let with_label = labels.iter().filter(|(_, labels)| labels.contains(label));
+                let with_label = with_label.map(|(executor, _)| executor.clone());
+                let alive = |executor: &String| executors.as_ref().is_none_or(|alive| alive.contains(executor));
+                executors = Some(with_label.filter(alive).collect());
+            }
+            let job = Arc::new(HashMap::from([(job.id, job.info)]));
+            let bound = self.inner.bind_schedulable_tasks(distribution.clone(), job, executors);
+            tasks.extend(bound.await?);
+        }
+        let mut bound = lock(&self.bound);
         for (executor, task) in &tasks {
             *bound.entry(executor.clone()).or_default() += task.vcores_consumed;
         }
@@ -104,10 +189,8 @@ impl ClusterState for Ledger {
     }
 
     async fn remove_executor(&self, executor: &str) -> Result<()> {
-        self.bound
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(executor);
+        lock(&self.bound).remove(executor);
+        lock(&self.labels).remove(executor);
         self.inner.remove_executor(executor).await
     }
 

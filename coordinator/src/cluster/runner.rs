@@ -89,8 +89,6 @@ impl BallistaRunner {
             return Ok(Attempt::Done(done.receipts));
         }
         let physical = plan.attempt(folder.clone(), &missing).map_err(fail)?;
-        // One script runs at a time, and one step of it: no other job loses by this.
-        self.cluster.settle().await?;
         match self.job(step, &name, physical, plan.exchange, began).await? {
             Verdict::Cancelled => return Err(CoordinatorError::Cancelled),
             Verdict::Sound => {}
@@ -126,10 +124,14 @@ impl BallistaRunner {
         // Workers learn from the name whose tasks they run.
         let config = job_config(&self.context).with_ballista_job_name(&name);
         let context = Arc::new(SessionContext::new_with_config(config));
-        let job = Job::submit(&self.cluster, &name, context, plan, exchange).await?;
+        let label = step.label.as_deref();
+        let job = Job::submit(&self.cluster, &name, context, plan, exchange, label).await?;
         let verdict = job
             .watch(&step.cancel, |seen| step.events.event(told(step, seen, began)))
             .await;
+        if !matches!(verdict, Ok(Verdict::Sound)) {
+            self.cluster.forgot();
+        }
         match &verdict {
             Ok(Verdict::Sound) => span.end(None),
             Ok(Verdict::Cancelled) => span.end(Some("cancelled")),
@@ -171,9 +173,13 @@ impl Runner for BallistaRunner {
         let began = Instant::now();
         let config = job_config(&self.context);
         let plan = StepPlan::new(plan, config.options()).map_err(fail)?;
-        if self.cluster.workers().await.is_empty() {
+        if !self.cluster.has_worker(step.label.as_deref()).await {
+            let (with, flag) = match &step.label {
+                Some(label) => (format!(" with the label {label}"), format!("--label {label} ")),
+                None => (String::new(), String::new()),
+            };
             step.events.event(Event::Warning(format!(
-                "{}: no worker is connected; waiting for one (corpusmill worker --coordinator …)",
+                "{}: no worker{with} is connected; waiting for one (corpusmill worker {flag}--coordinator …)",
                 step.name
             )));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use futures::StreamExt as _;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
 
@@ -33,6 +34,8 @@ use crate::error::{CoordinatorError, Result};
 const MESSAGE_BYTES_MAX: u32 = 256 << 20;
 /// Longest wait for a job that was stopped.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Longest wait for a moment without jobs.
+const QUIET: Duration = Duration::from_secs(30);
 /// Names of lost workers that are remembered.
 const LOST_NAMES: usize = 64;
 
@@ -78,6 +81,8 @@ pub struct WorkerInfo {
     pub address: String,
     /// Tasks that it runs side by side.
     pub vcores: u32,
+    /// What it is good for.
+    pub labels: Vec<String>,
     /// Seconds since it was last heard of.
     pub heard_seconds_ago: u64,
 }
@@ -94,6 +99,10 @@ pub struct Cluster {
     address: SocketAddr,
     _front: Option<Front>,
     losses: Arc<Losses>,
+    /// Shared by the jobs that run; a whole one is a moment without any.
+    running: RwLock<()>,
+    /// A job ended badly, or a worker was lost, since vcores were last given back.
+    forgetful: AtomicBool,
     serving: Vec<JoinHandle<()>>,
 }
 
@@ -168,6 +177,8 @@ impl Cluster {
             address,
             _front: front,
             losses,
+            running: RwLock::default(),
+            forgetful: AtomicBool::new(false),
             serving,
         }))
     }
@@ -199,6 +210,7 @@ impl Cluster {
                     id: id.clone(),
                     address: format!("{}:{}", known.host, known.grpc_port),
                     vcores: known.specification.vcores,
+                    labels: self.workers.labels(id),
                     heard_seconds_ago: ago,
                 });
             }
@@ -206,17 +218,50 @@ impl Cluster {
         workers
     }
 
-    /// Waits until no job runs any more, and frees what the scheduler believes to be in use.
+    /// Makes ready for one more job, which runs as long as it holds what is given back.
+    ///
+    /// What the scheduler believes to be in use is freed first, when no job runs. While others run nobody can tell what
+    /// is in use: after a loss their end is waited for, but not for ever.
     ///
     /// # Errors
     /// [`CoordinatorError::Cluster`] when the scheduler refuses.
-    pub(super) async fn settle(&self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + SETTLE;
-        while self.server.running_job_number() > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    pub(super) async fn settle(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let wait = if self.forgetful.load(Ordering::SeqCst) {
+            QUIET
+        } else {
+            Duration::ZERO
+        };
+        if let Ok(_quiet) = tokio::time::timeout(wait, self.running.write()).await {
+            let deadline = tokio::time::Instant::now() + SETTLE;
+            while self.server.running_job_number() > 0 && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let refused = |e| CoordinatorError::Cluster(format!("the scheduler does not answer: {e}"));
+            self.workers.settle().await.map_err(refused)?;
+            self.forgetful.store(false, Ordering::SeqCst);
         }
-        let refused = |e| CoordinatorError::Cluster(format!("the scheduler does not answer: {e}"));
-        self.workers.settle().await.map_err(refused)
+        Ok(self.running.read().await)
+    }
+
+    /// The scheduler may have forgotten what is in use.
+    pub(super) fn forgot(&self) {
+        self.forgetful.store(true, Ordering::SeqCst);
+    }
+
+    /// The executor `executor`, which is about to register, will have these labels.
+    pub(super) fn labelled(&self, executor: &str, labels: &[String]) {
+        self.workers.labelled(executor, labels);
+    }
+
+    /// The job called `job` runs on workers with this label; on any, without one.
+    pub(super) fn wants(&self, job: &str, label: Option<&str>) {
+        self.workers.wants(job, label);
+    }
+
+    /// Whether a worker is there that may run what asks for `label`.
+    pub(super) async fn has_worker(&self, label: Option<&str>) -> bool {
+        let fits = |worker: &WorkerInfo| label.is_none_or(|label| self.workers.has(&worker.id, label));
+        self.workers().await.iter().any(fits)
     }
 
     /// Workers lost so far.

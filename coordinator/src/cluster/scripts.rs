@@ -51,6 +51,8 @@ struct Log {
     next: u64,
     rows_bytes: usize,
     started: bool,
+    /// The coordinator leads no more: whoever watches is to look for the next one.
+    abandoned: bool,
     ended: bool,
 }
 
@@ -91,7 +93,10 @@ impl Script {
 
     pub(super) fn queued(&self, ahead: usize) {
         if ahead > 0 {
-            self.say(What::Queued(Queued { ahead: ahead as u32 }));
+            self.say(What::Queued(Queued {
+                ahead: ahead as u32,
+                reason: format!("waiting: {ahead} scripts before yours"),
+            }));
         }
     }
 
@@ -99,11 +104,26 @@ impl Script {
         self.log().started = true;
     }
 
+    /// Stops it without a last word: it goes on at the coordinator that leads next.
+    pub(super) fn abandon(&self) {
+        self.log().abandoned = true;
+        self.cancel.cancel();
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.log().abandoned
+    }
+
     /// Adds the last message.
     pub(super) fn ended(&self, result: &Result<()>) {
-        let failure = result.as_ref().err().map(wire::from_error);
-        self.say(What::Ended(Ended { failure }));
-        self.log().ended = true;
+        let abandoned = self.is_abandoned() || matches!(result, Err(CoordinatorError::Deposed { .. }));
+        if result.is_ok() || !abandoned {
+            let failure = result.as_ref().err().map(wire::from_error);
+            self.say(What::Ended(Ended { failure }));
+        }
+        let mut log = self.log();
+        (log.ended, log.abandoned) = (true, abandoned);
+        drop(log);
         self.changed.notify_waiters();
     }
 

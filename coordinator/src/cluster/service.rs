@@ -1,6 +1,7 @@
-//! The control service: takes scripts, runs them one after the other, and tells whoever watches.
+//! The control service: takes scripts, runs them, and tells whoever watches.
 
 mod health;
+mod leadership;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,30 +15,36 @@ use corpusmill_access::{Credentials, may_listen};
 use corpusmill_health::Health;
 use corpusmill_proto::control::control_server::{Control, ControlServer};
 use corpusmill_proto::control::{
-    CancelReply, CancelRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, ListKind, ListReply,
-    ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
+    CancelReply, CancelRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, LeadReply, LeadRequest,
+    ListKind, ListReply, ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
 };
 use corpusmill_proto::{Asks, MESSAGE_BYTES_MAX, causes, server_tls};
 use corpusmill_serve::Directory;
 use futures::Stream;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::scheduler::{Cluster, ClusterOptions};
 use super::scripts::{Script, ScriptEvents, ScriptSink};
+use crate::catalog::Candidate;
 use crate::coordinator::Coordinator;
 use crate::error::{CoordinatorError, Result};
+use crate::home::Home;
 use crate::options::CoordinatorOptions;
+use leadership::{Lead, LeadsOnly};
 
 /// Scripts that are remembered after their end.
 const ENDED_MAX: usize = 100;
 /// Scripts that may wait.
 const QUEUED_MAX: usize = 1_000;
+/// Scripts that run at a time: queries are answered here, beside builds and those that wait for their turn to build.
+const SCRIPTS_MAX: usize = 64;
 /// Partitions that plans are spread over, where nothing else is said: enough for some workers, few enough for one.
 const TARGET_PARTITIONS: usize = 8;
 
@@ -54,6 +61,11 @@ pub struct ServeOptions {
     pub coordinator: CoordinatorOptions,
     /// The scheduler and its workers.
     pub cluster: ClusterOptions,
+    /// Address that callers of another coordinator of the catalogue are sent to, such as `http://mill-0.mill:50050`;
+    /// the one that it listens on when `None`.
+    pub advertise: Option<String>,
+    /// How long the lead lasts without renewal: the time in which another coordinator takes over, at most.
+    pub lease: Duration,
 }
 
 impl ServeOptions {
@@ -66,6 +78,8 @@ impl ServeOptions {
             credentials: None,
             coordinator: CoordinatorOptions::new(home),
             cluster: ClusterOptions::default(),
+            advertise: None,
+            lease: Duration::from_secs(10),
         }
     }
 }
@@ -84,17 +98,21 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
         .map_err(|e| fail(e.to_string()))?;
     let address = listener.local_addr().map_err(|e| fail(e.to_string()))?;
     let cluster = Cluster::start(options.cluster.clone()).await?;
-    let mut home = options.coordinator.clone();
-    home.cluster = Some(Arc::clone(&cluster));
-    home.target_partitions = home.target_partitions.or(Some(TARGET_PARTITIONS));
+    let mut for_scripts = options.coordinator.clone();
+    for_scripts.cluster = Some(Arc::clone(&cluster));
+    for_scripts.target_partitions = for_scripts.target_partitions.or(Some(TARGET_PARTITIONS));
     // A home that cannot be used is told now, not to the first script.
-    let opened = Coordinator::open(home.clone()).await?;
-    let directory = Directory::new(whole_location(opened.warehouse().location()));
+    let home = Home::open(&for_scripts).await?;
+    let shared = home.catalog.location().is_server();
+    home.campaign();
     let service = Arc::new(Service {
+        directory: Directory::new(whole_location(home.layout.warehouse().location())),
+        options: for_scripts,
         home,
         cluster,
+        lead: watch::Sender::new(if shared { Lead::Elsewhere(None) } else { Lead::Here(0) }),
         scripts: Mutex::default(),
-        turn: Semaphore::new(1),
+        running: Semaphore::new(SCRIPTS_MAX),
         outcomes: health::Outcomes::default(),
         shutdown: shutdown.clone(),
     });
@@ -109,7 +127,8 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let asks = Asks::new(credentials.map(Arc::as_ref));
-    let server = tonic::service::interceptor::InterceptedService::new(server, asks.clone());
+    let server = InterceptedService::new(server, asks.clone());
+    let streams = InterceptedService::new(service.directory.service(asks), LeadsOnly(Arc::clone(&service)));
     let mut builder = Server::builder();
     if let Some(credentials) = credentials {
         builder = builder
@@ -119,11 +138,18 @@ pub async fn serve(options: ServeOptions, shutdown: CancellationToken, ready: im
     let running = builder
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(server)
-        .add_service(directory.service(asks))
+        .add_service(streams)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.clone().cancelled_owned());
+    let candidate = Candidate {
+        address: options.advertise.clone().unwrap_or_else(|| format!("http://{address}")),
+        length: options.lease,
+    };
+    let leading = tokio::spawn(Arc::clone(&service).lead(candidate));
     ready(address);
     let served = running.await.map_err(|e| fail(e.to_string()));
-    service.stop().await;
+    shutdown.cancel();
+    // Scripts are stopped and the lead is given back before the process ends.
+    let _ = leading.await;
     served
 }
 
@@ -137,11 +163,14 @@ fn whole_location(location: &str) -> String {
 
 /// What the calls share.
 struct Service {
-    home: CoordinatorOptions,
+    options: CoordinatorOptions,
+    home: Arc<Home>,
     cluster: Arc<Cluster>,
+    directory: Arc<Directory>,
+    lead: watch::Sender<Lead>,
     scripts: Mutex<VecDeque<Arc<Script>>>,
-    /// One script at a time, in the order in which they came.
-    turn: Semaphore,
+    /// In the order in which they came.
+    running: Semaphore,
     outcomes: health::Outcomes,
     shutdown: CancellationToken,
 }
@@ -166,27 +195,27 @@ impl Service {
     /// Queues a script, and forgets the oldest that ended.
     fn queue(&self, origin: String) -> Result<Arc<Script>, Status> {
         let mut scripts = self.scripts();
-        let waiting = scripts.iter().filter(|script| !script.has_ended()).count();
-        if waiting >= QUEUED_MAX {
+        let open = scripts.iter().filter(|script| !script.has_ended()).count();
+        if open >= QUEUED_MAX {
             return Err(Status::resource_exhausted(format!(
-                "{QUEUED_MAX} scripts wait already; try again later"
+                "{QUEUED_MAX} scripts run or wait already; try again later"
             )));
         }
-        while scripts.len() - waiting >= ENDED_MAX {
+        while scripts.len() - open >= ENDED_MAX {
             let Some(oldest) = scripts.iter().position(|script| script.has_ended()) else {
                 break;
             };
             scripts.remove(oldest);
         }
         let script = Script::new(uuid::Uuid::now_v7().simple().to_string(), origin);
-        script.queued(waiting);
+        script.queued((open + 1).saturating_sub(SCRIPTS_MAX));
         scripts.push_back(Arc::clone(&script));
         Ok(script)
     }
 
     async fn run(&self, script: &Arc<Script>, request: SubmitRequest) -> Result<()> {
         let turn = tokio::select! {
-            turn = self.turn.acquire() => turn,
+            turn = self.running.acquire() => turn,
             () = script.cancel.cancelled() => return Err(CoordinatorError::Cancelled),
         };
         let _turn = turn.map_err(|_| CoordinatorError::Cancelled)?;
@@ -196,23 +225,21 @@ impl Service {
             cancel: script.cancel.clone(),
             as_of: request.as_of_ms.and_then(DateTime::from_timestamp_millis),
             base_dir: (!request.base_dir.is_empty()).then(|| PathBuf::from(&request.base_dir)),
-            ..self.home.clone()
+            ..self.options.clone()
         };
-        let coordinator = Coordinator::open(options).await?;
+        let coordinator = Coordinator::over(Arc::clone(&self.home), options);
         let mut sink = ScriptSink(Arc::clone(script));
         coordinator.run_script(&request.text, &request.origin, &mut sink).await
     }
 
-    /// Stops what runs, and waits for it.
-    async fn stop(&self) {
-        let scripts: Vec<_> = self.scripts().iter().cloned().collect();
-        for script in &scripts {
-            script.cancel.cancel();
-        }
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while scripts.iter().any(|script| !script.has_ended()) && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    /// A coordinator that looks at things.
+    fn looking(&self) -> Coordinator {
+        Coordinator::over(Arc::clone(&self.home), self.options.clone())
+    }
+
+    /// The term in which this coordinator leads.
+    fn leads(&self) -> Result<u64, Status> {
+        self.lead.borrow().check()
     }
 }
 
@@ -230,14 +257,32 @@ type Reply<T> = Result<Response<T>, Status>;
 impl Control for Handle {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<Message, Status>> + Send>>;
 
+    async fn lead(&self, _: Request<LeadRequest>) -> Reply<LeadReply> {
+        let reply = match &*self.0.lead.borrow() {
+            Lead::Here(term) => LeadReply {
+                here: true,
+                term: *term,
+                leader: String::new(),
+            },
+            Lead::Elsewhere(leader) => LeadReply {
+                leader: leader.clone().unwrap_or_default(),
+                ..LeadReply::default()
+            },
+        };
+        Ok(Response::new(reply))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Reply<JoinReply> {
+        let term = self.0.leads()?;
         let request = request.into_inner();
-        tracing::info!(worker = %request.name, vcores = request.vcores, "a worker joins");
+        tracing::info!(worker = %request.name, vcores = request.vcores, labels = ?request.labels, "a worker joins");
+        self.0.cluster.labelled(&request.executor, &request.labels);
         let address = self.0.cluster.address();
         Ok(Response::new(JoinReply {
             scheduler_host: address.ip().to_string(),
             scheduler_port: address.port().into(),
             heartbeat_seconds: self.0.cluster.options.heartbeat.as_secs().max(1),
+            term,
         }))
     }
 
@@ -245,6 +290,7 @@ impl Control for Handle {
         if self.0.shutdown.is_cancelled() {
             return Err(Status::unavailable("the coordinator is stopping"));
         }
+        self.0.leads()?;
         let request = request.into_inner();
         let script = self.0.queue(request.origin.clone())?;
         let (service, running) = (Arc::clone(&self.0), Arc::clone(&script));
@@ -262,6 +308,7 @@ impl Control for Handle {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Reply<Self::WatchStream> {
+        self.0.leads()?;
         let request = request.into_inner();
         let script = self.0.script(&request.script)?;
         let messages = futures::stream::unfold((script, request.from), |(script, from)| async move {
@@ -273,6 +320,7 @@ impl Control for Handle {
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Reply<CancelReply> {
+        self.0.leads()?;
         let script = self.0.script(&request.into_inner().script)?;
         let running = !script.has_ended();
         script.cancel.cancel();
@@ -280,16 +328,10 @@ impl Control for Handle {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Reply<ListReply> {
-        let open = || Coordinator::open(self.0.home.clone());
+        self.0.leads()?;
         let json = match request.into_inner().kind() {
-            ListKind::Unspecified => {
-                let home = open().await.map_err(|e| status(&e))?;
-                json(&home.corpora().await.map_err(|e| status(&e))?)?
-            }
-            ListKind::Builds => {
-                let home = open().await.map_err(|e| status(&e))?;
-                json(&home.builds().await.map_err(|e| status(&e))?)?
-            }
+            ListKind::Unspecified => json(&self.0.looking().corpora().await.map_err(|e| status(&e))?)?,
+            ListKind::Builds => json(&self.0.looking().builds().await.map_err(|e| status(&e))?)?,
             ListKind::Workers => json(&self.0.cluster.workers().await)?,
             ListKind::Scripts => json(&self.0.scripts().iter().map(|script| script.info()).collect::<Vec<_>>())?,
         };
@@ -297,8 +339,9 @@ impl Control for Handle {
     }
 
     async fn describe(&self, request: Request<DescribeRequest>) -> Reply<DescribeReply> {
-        let home = Coordinator::open(self.0.home.clone()).await.map_err(|e| status(&e))?;
-        let manifest = home.show(&request.into_inner().corpus).await.map_err(|e| status(&e))?;
+        self.0.leads()?;
+        let shown = self.0.looking();
+        let manifest = shown.show(&request.into_inner().corpus).await.map_err(|e| status(&e))?;
         let manifest = manifest.to_json().map_err(|e| status(&e.into()))?;
         let manifest = String::from_utf8(manifest.into()).map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(DescribeReply { manifest }))

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use corpusmill_proto::control::message::What;
-use corpusmill_proto::control::{BuildBegins, Failure, FailureKind, Progress, StatementBegins, StepBegins, StepEnds};
+use corpusmill_proto::control::{
+    BuildBegins, Failure, FailureKind, Progress, Queued, StatementBegins, StepBegins, StepEnds,
+};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
@@ -42,6 +44,7 @@ pub(super) fn from_event(event: Event) -> Option<What> {
             resumed,
         }),
         Event::Warning(text) => What::Warning(text),
+        Event::Waiting(reason) => What::Queued(Queued { ahead: 0, reason }),
         of_step => return from_step(of_step),
     })
 }
@@ -153,7 +156,7 @@ pub(super) fn to_event(what: What) -> Option<Event> {
             elapsed: Duration::from_millis(s.elapsed_ms),
         },
         What::Warning(text) => Event::Warning(text),
-        What::Queued(queued) => Event::Warning(format!("{} other script(s) run first", queued.ahead)),
+        What::Queued(queued) => Event::Waiting(queued.reason),
         _ => return None,
     })
 }

@@ -14,7 +14,7 @@ use crate::error::{CoordinatorError, Result};
 use crate::events::Outcome;
 use crate::inputs::digest;
 use crate::layout::corpus_folder;
-use crate::publish::{CorpusLog, Publication};
+use crate::publish::{CorpusLog, Intent, Publication};
 use crate::report::{BuildReport, BuildState};
 use crate::workspace::Workspace;
 
@@ -69,7 +69,7 @@ pub(super) async fn to_version(workspace: &Workspace, corpus: &str, version: u64
         manifest: &path,
         time_ms: now_ms(),
     };
-    let made = log.commit(&publication).await?;
+    let made = Intent::publish(workspace, &mut log, &publication).await?;
     let note = format!("version {made} has the rows and the definition of version {version}");
     let report = BuildReport {
         elapsed: began.elapsed(),

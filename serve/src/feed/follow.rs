@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::{OpenRequest, Server};
+use corpusmill_proto::{Coordinators, broken_off};
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -24,12 +24,16 @@ pub(super) struct Known {
 }
 
 /// Keeps the rank's call to the coordinator open; never ends.
-pub(super) async fn follow(caller: Caller, request: OpenRequest, known: watch::Sender<Known>) {
+pub(super) async fn follow(mut coordinators: Coordinators, request: OpenRequest, known: watch::Sender<Known>) {
     let mut pause = PAUSE;
     let mut busy_since = None;
     loop {
+        let caller = coordinators.caller().clone();
         let trouble = match caller.streams().await {
-            Err(reason) => format!("no coordinator answers at {}: {reason}", caller.url()),
+            Err(reason) => {
+                coordinators.turn();
+                format!("no coordinator answers at {}: {reason}", caller.url())
+            }
             Ok(mut client) => match client.open(request.clone()).await {
                 Ok(replies) => {
                     let mut replies = replies.into_inner();
@@ -46,6 +50,7 @@ pub(super) async fn follow(caller: Caller, request: OpenRequest, known: watch::S
                             }
                         });
                     }
+                    coordinators.turn();
                     format!("the coordinator at {} is gone", caller.url())
                 }
                 Err(status) => {
@@ -61,6 +66,9 @@ pub(super) async fn follow(caller: Caller, request: OpenRequest, known: watch::S
                     if for_good {
                         known.send_modify(|known| known.refused = Some(reason));
                         return std::future::pending().await;
+                    }
+                    if status.code() == Code::Unavailable {
+                        coordinators.turn_after(&status);
                     }
                     reason
                 }

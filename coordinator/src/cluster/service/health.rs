@@ -7,6 +7,7 @@ use corpusmill_corpus::store_attempts;
 use corpusmill_health::{Kind, Metric, View, Watched};
 
 use super::Service;
+use super::leadership::Lead;
 use crate::error::{CoordinatorError, Result};
 
 /// Scripts that ended since the start.
@@ -48,6 +49,8 @@ impl Watched for Service {
         let vcores = workers.iter().map(|worker| f64::from(worker.vcores)).sum();
         let states: Vec<_> = self.scripts().iter().map(|script| script.info().state).collect();
         let scripts = |state| states.iter().filter(|of| **of == state).count() as f64;
+        let (building, waiting) = self.home.admission.counts();
+        let leads = f64::from(u8::from(self.leads().is_ok()));
         let store = store_attempts();
         let gauge = |name, help| Metric::new(Kind::Gauge, name, help);
         let counter = |name, help| Metric::new(Kind::Counter, name, help);
@@ -56,7 +59,19 @@ impl Watched for Service {
                 .shutdown
                 .is_cancelled()
                 .then(|| "the coordinator is stopping".to_owned()),
+            ready_as: match &*self.lead.borrow() {
+                Lead::Here(_) => None,
+                Lead::Elsewhere(Some(leader)) => Some(format!("follows {leader}")),
+                Lead::Elsewhere(None) => Some("nobody leads at the moment".to_owned()),
+            },
             metrics: vec![
+                gauge("corpusmill_leads", "1 while this coordinator leads.").is(leads),
+                gauge(
+                    "corpusmill_builds",
+                    "Statements that build, and that wait for their turn.",
+                )
+                .of("state", "running", building as f64)
+                .of("state", "waiting", waiting as f64),
                 gauge("corpusmill_workers", "Workers that were heard of in time.").is(workers.len() as f64),
                 gauge("corpusmill_worker_vcores", "Tasks that these workers run side by side.").is(vcores),
                 gauge("corpusmill_scripts", "Scripts that did not end yet, by state.")
