@@ -123,17 +123,16 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
                 .map_err(SqlError::Engine)?;
             Ok(Outcome::Message(statement.summary()))
         }
-        StatementKind::Call(call) => Err(CoordinatorError::Invalid(format!(
-            "{}: CALL {} is not supported by this build",
-            statement.location(),
-            call.procedure
-        ))),
-        _ => Err(CoordinatorError::Invalid(format!(
-            "{}: {} is not supported by this build",
-            statement.location(),
-            statement.summary()
-        ))),
+        StatementKind::Call(call) => unsupported(statement, &format!("CALL {}", call.procedure)),
+        _ => unsupported(statement, &statement.summary()),
     }
+}
+
+fn unsupported(statement: &Statement, what: &str) -> Result<Outcome> {
+    Err(CoordinatorError::Invalid(format!(
+        "{}: {what} is not supported by this build",
+        statement.location()
+    )))
 }
 
 /// The corpus or materialised view whose rows a statement makes or removes: one statement at a time does that.

@@ -14,10 +14,6 @@ mod postgres;
 use postgres::Postgres;
 
 /// A server, or a line that says that there is none.
-#[expect(
-    clippy::print_stderr,
-    reason = "as corpusmill_tests::not_run_here, which this crate cannot use"
-)]
 fn server(test: &str) -> Option<Postgres> {
     use std::io::Write as _;
     let server = Postgres::start().unwrap();
@@ -94,6 +90,15 @@ async fn what_is_written_is_read() {
         assert!(catalog.drop_object(Space::Relation, "a").await.unwrap());
         assert!(!catalog.drop_object(Space::Relation, "a").await.unwrap());
 
+        lease.release().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn builds_are_kept_from_their_beginning_to_their_end() {
+    on_both("builds_are_kept_from_their_beginning_to_their_end", async |location| {
+        let (catalog, lease) = writable(&location).await;
         catalog.begin_build(&new_build("b1")).await.unwrap();
         // The answer to the first may have been lost.
         catalog.begin_build(&new_build("b1")).await.unwrap();
