@@ -275,6 +275,8 @@ impl Waiting {
             since: None,
             pause: PAUSE,
             due: false,
+            redirected: false,
+            told: false,
         }
     }
 }
