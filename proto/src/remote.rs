@@ -89,7 +89,9 @@ impl Remote {
 
     pub(crate) fn lost(&self, status: &Status) -> RemoteError {
         match status.code() {
-            Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => self.broken(status.message()),
+            Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => {
+                self.broken(status.message())
+            }
             _ => RemoteError::Lost {
                 url: self.url.clone(),
                 reason: status.message().to_owned(),

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use corpusmill_proto::{Caller, broken_off};
 use corpusmill_proto::stream::{OpenRequest, Server};
+use corpusmill_proto::{Caller, broken_off};
 use tokio::sync::watch;
 use tonic::Code;
 
