@@ -122,7 +122,8 @@ impl ClusterNetwork {
     /// # Errors
     /// Network when that is none of the network's, Missing when the credentials are not those of a member.
     pub fn new(network: Network, address: Option<IpAddr>, credentials: Arc<Credentials>) -> Result<Self> {
-        (credentials.server()?, credentials.client()?);
+        credentials.server()?;
+        credentials.client()?;
         let address = match address {
             None => network.own_address()?,
             Some(address) if network.contains(address) => address,
