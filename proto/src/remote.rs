@@ -153,19 +153,7 @@ impl Remote {
     }
 
     pub(crate) fn lost(&self, status: &Status) -> RemoteError {
-<<<<<<< HEAD
         lost(self.coordinators.url(), status)
-=======
-        match status.code() {
-            Code::FailedPrecondition | Code::Unauthenticated | Code::Unknown | Code::NotFound => {
-                self.broken(status.message())
-            }
-            _ => RemoteError::Lost {
-                url: self.url.clone(),
-                reason: status.message().to_owned(),
-            },
-        }
->>>>>>> sec
     }
 }
 

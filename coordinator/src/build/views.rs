@@ -79,6 +79,8 @@ struct Made<'a> {
     kind: ObjectKind,
     name: &'a str,
     query: &'a SqlText,
+    /// The workers that make it have this label.
+    label: Option<String>,
 }
 
 impl<'a> Made<'a> {
@@ -88,11 +90,13 @@ impl<'a> Made<'a> {
                 kind: ObjectKind::MaterializedView,
                 name: &view.name,
                 query: &view.query,
+                label: worker_label(&view.options),
             }),
             StatementKind::CreateHashList(list) => Some(Self {
                 kind: ObjectKind::HashList,
                 name: &list.name,
                 query: &statement.text,
+                label: None,
             }),
             _ => None,
         }
@@ -249,13 +253,13 @@ impl Walk<'_> {
     }
 
     /// The only step of a view's build, as a runner knows it.
-    fn runner_step(&self, statement: &Statement, view: &CreateView, name: &str, id: &str) -> Step {
+    fn runner_step(&self, statement: &Statement, view: &Made<'_>, name: &str, id: &str) -> Step {
         Step {
             build: id.to_owned(),
             name: name.to_owned(),
             place: statement.place(),
             location: self.workspace.location().to_owned(),
-            label: worker_label(&view.options),
+            label: view.label.clone(),
             events: Arc::clone(&self.workspace.events),
             cancel: self.workspace.cancel.clone(),
         }

@@ -18,13 +18,6 @@ use super::wire;
 use crate::error::{CoordinatorError, Result};
 use crate::events::{Events, Outcome, Sink};
 
-/// One that is there and says nothing for so long is as good as gone.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// While nobody leads, a question waits so long.
-const LEADERLESS: Duration = Duration::from_secs(30);
-/// Pause between two tries.
-const PAUSE: Duration = Duration::from_millis(250);
-
 /// A script for a coordinator elsewhere.
 #[derive(Debug, Clone)]
 pub struct RemoteScript {
