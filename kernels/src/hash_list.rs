@@ -299,7 +299,10 @@ mod tests {
 
     const HASH: &str = "f162eb9daab170c0567fe3632d9a5548c5612982dd5e374a7424ebbc8a835c95";
 
-    fn read(file: &str, text: &str) -> Result<Vec<(usize, String, Option<String>, Option<String>)>> {
+    /// Row, first digits, id and tags.
+    type Shown = (usize, String, Option<String>, Option<String>);
+
+    fn read(file: &str, text: &str) -> Result<Vec<Shown>> {
         let entries = read_hash_file(file, text.as_bytes(), Signal::Pdq)?;
         Ok(entries
             .into_iter()

@@ -7,7 +7,7 @@
 //!            hash_match: a join on the hash, or nearest_hash over an index of PDQ hashes ◀┘
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use corpusmill_kernels::hamming::HammingIndex;
@@ -115,23 +115,30 @@ pub(crate) async fn plan(session: &Session, list: &CreateHashList, text: &SqlTex
         (None, None) => lit(format!("hash list {}", list.name)),
     };
     let hash = listed_hash().call(vec![lit(list.signal.name()), hash, place.clone()]);
-    let id = match column(ID) {
-        Some(id) => datafusion::functions::core::coalesce().call(vec![text_of(id), hash.clone()]),
-        None => hash.clone(),
+    let mut rows = vec![hash.clone().alias(HASH), place.alias(PLACE)];
+    let mut order = vec![ident(HASH).sort(true, false)];
+    // Without ids the hash is one. No second column says the same, nor is there an order by a constant: on a worker the
+    // engine does not know any more that they are equal, and asks for a sort that it left out.
+    let key = match column(ID) {
+        Some(id) => {
+            let id = datafusion::functions::core::coalesce().call(vec![text_of(id), hash]);
+            rows.push(id.alias(ID));
+            order.insert(0, ident(PLACE).sort(true, false));
+            ID
+        }
+        None => HASH,
     };
-    let mut rows = vec![hash.alias(HASH), id.alias(ID), place.alias(PLACE)];
     let more = columns
         .iter()
         .filter(|column| ![HASH, ID, PLACE].contains(&column.name()));
     let more: Vec<Expr> = more.cloned().map(Expr::Column).collect();
     rows.extend(more.iter().cloned());
-    let order = || vec![ident(PLACE).sort(true, false), ident(HASH).sort(true, false)];
-    let of_id = |function: Expr| function.partition_by(vec![ident(ID)]).order_by(order()).build();
+    let of_key = |function: Expr| function.partition_by(vec![ident(key)]).order_by(order.clone()).build();
     let windows = vec![
-        of_id(row_number())?.alias(NUMBER),
-        of_id(first_value(ident(PLACE)))?.alias(FIRST_PLACE),
+        of_key(row_number())?.alias(NUMBER),
+        of_key(first_value(ident(PLACE)))?.alias(FIRST_PLACE),
     ];
-    let checked = [ID, NUMBER, PLACE, FIRST_PLACE].map(ident).to_vec();
+    let checked = [key, NUMBER, PLACE, FIRST_PLACE].map(ident).to_vec();
     let mut output = vec![ident(HASH), listed_id().call(checked).alias(ID)];
     output.extend(more);
     Ok(LogicalPlanBuilder::from(source)
@@ -150,7 +157,7 @@ pub(crate) async fn with_named<F: Future>(
 ) -> Result<F::Output> {
     let names = query.map(|query| named_arguments(query, hash_match::NAME, hash_match::LIST));
     let mut lists = BTreeMap::new();
-    for name in names.unwrap_or_else(BTreeSet::new) {
+    for name in names.unwrap_or_default() {
         let Some(list) = session.objects().hash_list(&name).await? else {
             let known = session.objects().names().await?.into_iter();
             let known = known

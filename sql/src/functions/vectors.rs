@@ -9,6 +9,7 @@
 //! The sample is drawn by a hash of the vectors, so it is the same whatever the order of rows and their partitions are.
 //! Centres are a dictionary so that they are there once in a batch, not once a row.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -193,14 +194,14 @@ fn places(vectors: &BinaryArray, centres: &ArrayRef) -> Result<StructArray> {
             continue;
         };
         let key = keys.value(row);
-        if !read.contains_key(&key) {
-            let found = Centres::from_bytes(values.value(key as usize));
-            read.insert(
-                key,
-                found.ok_or_else(|| exec_datafusion_err!("the centres are cut off"))?,
-            );
-        }
-        let (centres, vector) = (&read[&key], vector(bytes)?);
+        let centres = match read.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let found = Centres::from_bytes(values.value(key as usize));
+                place.insert(found.ok_or_else(|| exec_datafusion_err!("the centres are cut off"))?)
+            }
+        };
+        let vector = vector(bytes)?;
         if vector.len() != centres.width() {
             return exec_err!("{}", other_width(centres.width(), vector.len()));
         }

@@ -95,6 +95,7 @@ fn near(input: LogicalPlan, hash: Expr, list: &HashList, distance_max: u32) -> R
         distance_max,
     };
     let mut rows: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).collect();
+    let hash = hash_text().call(vec![lit(list.signal.name()), hash]);
     rows.push(NearestHash::udf(Arc::new(listed)).call(vec![hash]).alias(FOUND));
     let field = |name: &str| datafusion::functions::core::get_field().call(vec![ident(FOUND), lit(name)]);
     let mut output = kept_columns(&input, &ADDED);

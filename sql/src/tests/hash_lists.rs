@@ -136,7 +136,10 @@ async fn the_nearest_entry_within_the_distance_is_named() {
         "SELECT * FROM hash_match(TABLE t, HASHLIST bad, hash => 'id')",
     )
     .await;
-    assert!(wrong.contains("nearest_hash takes text"), "{wrong}");
+    assert!(
+        wrong.contains("a hash is text of hexadecimal digits or bytes"),
+        "{wrong}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
