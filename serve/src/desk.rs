@@ -10,11 +10,7 @@ use crate::session;
 use corpusmill_access::{Credentials, may_listen};
 use corpusmill_batches::{BatchError, OpenPlan, Options, Surroundings};
 use corpusmill_proto::stream::OfferRequest;
-<<<<<<< HEAD
 use corpusmill_proto::{Coordinators, broken_off};
-=======
-use corpusmill_proto::{Caller, broken_off};
->>>>>>> sec
 use corpusmill_transport::{ServeOptions, Server, Token, host_identity};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
