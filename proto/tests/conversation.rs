@@ -8,7 +8,7 @@ use corpusmill_proto::control::control_server::{Control, ControlServer};
 use corpusmill_proto::control::message::What;
 use corpusmill_proto::control::{
     CancelReply, CancelRequest, DescribeReply, DescribeRequest, Ended, Failure, FailureKind, JoinReply, JoinRequest,
-    ListReply, ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
+    LeadReply, LeadRequest, ListReply, ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
 };
 use corpusmill_proto::{Conversation, Remote, RemoteError};
 use tokio::net::TcpListener;
@@ -74,6 +74,10 @@ impl Control for Handle {
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
         Ok(Response::new(ListReply { json: "[]".to_owned() }))
+    }
+
+    async fn lead(&self, _: Request<LeadRequest>) -> Result<Response<LeadReply>, Status> {
+        Err(Status::unimplemented("lead"))
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {

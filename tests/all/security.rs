@@ -334,8 +334,8 @@ mod another {
     use corpusmill_proto::Asks;
     use corpusmill_proto::control::control_server::{Control, ControlServer};
     use corpusmill_proto::control::{
-        CancelReply, CancelRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, ListReply, ListRequest,
-        Message, SubmitReply, SubmitRequest, WatchRequest,
+        CancelReply, CancelRequest, DescribeReply, DescribeRequest, JoinReply, JoinRequest, LeadReply, LeadRequest,
+        ListReply, ListRequest, Message, SubmitReply, SubmitRequest, WatchRequest,
     };
     use futures::Stream;
     use tonic::service::interceptor::InterceptedService;
@@ -378,6 +378,10 @@ mod another {
         }
 
         async fn describe(&self, _: Request<DescribeRequest>) -> Reply<DescribeReply> {
+            never()
+        }
+
+        async fn lead(&self, _: Request<LeadRequest>) -> Reply<LeadReply> {
             never()
         }
     }

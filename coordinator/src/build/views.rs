@@ -212,7 +212,7 @@ impl Walk<'_> {
                 logical_ms: self.logical.timestamp_millis(),
             })
             .await?;
-        let span = Span::build(&id).with("object", &view.name);
+        let span = Span::build(&id).with("object", view.name);
         let written = self.write(statement, view, &plan, &id).await;
         end(span, &written);
         match written {
