@@ -190,7 +190,7 @@ mod tests {
         for (text, why) in [
             ("0.0.0.0/0", "internet"),
             ("8.8.8.0/24", "internet"),
-            ("10.0.0.0/7", "bits"),
+            ("10.0.0.0/7", "internet"),
             ("8.0.0.0/6", "internet"),
             ("172.32.0.0/16", "internet"),
             ("10.1.2.3/16", "bits set"),
