@@ -121,7 +121,7 @@ fn spilled_rows_have_a_bound_of_their_own() -> Result<()> {
     let place = Place::new()?;
     place.write("c.sql", SQL)?;
     let little = ["--batch-size", "1024", "--memory-limit", "24M"];
-    let error = run(&place, &[&little[..], &["--spill-limit", "256K"]].concat())?.failed(1)?;
+    let error = run(&place, &[&little[..], &["--spill-limit", "1M"]].concat())?.failed(1)?;
     for part in ["c.sql:1: CREATE CORPUS c", "raise --spill-limit, or --memory-limit"] {
         ensure!(error.contains(part), "`{part}` is not in the message:\n{error}");
     }
