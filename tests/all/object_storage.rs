@@ -156,11 +156,14 @@ fn sources_are_read_from_google() -> Result<()> {
         return Ok(());
     };
     s3.python(SOURCES)?;
+    // The server knows no account of Google's: what anybody may read is read.
+    s3.python("for key in keys('lake', ''): s3.put_object_acl(Bucket='lake', Key=key, ACL='public-read')")?;
     let account = serde_json::json!({
         "gcs_base_url": s3.endpoint(), "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": "",
     });
     place.set("GOOGLE_SERVICE_ACCOUNT_KEY", &account.to_string());
     place.set("GOOGLE_ALLOW_HTTP", "true");
+    place.set("GOOGLE_SKIP_SIGNATURE", "true");
     place.write(
         "sources.sql",
         "CREATE EXTERNAL TABLE words STORED AS CSV LOCATION 'gs://lake/csv/part-[12].csv' OPTIONS ('format.has_header' 'true');
