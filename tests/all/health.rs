@@ -141,7 +141,10 @@ fn beyond_this_machine_health_takes_certificates() -> Result<()> {
         let error = Program::new(&place, &[&part[..], &["--health", "0.0.0.0:0"]].concat())?
             .run()?
             .failed(1)?;
-        assert!(error.contains("0.0.0.0 without certificates") && error.contains("certs init"), "{error}");
+        assert!(
+            error.contains("0.0.0.0 without certificates") && error.contains("certs init"),
+            "{error}"
+        );
     }
     Ok(())
 }
