@@ -260,7 +260,7 @@ impl CoordinatorError {
             };
         }
         if let Some(short) = short_of_memory(&error) {
-            return Self::short(place, short);
+            return Self::short(place, &short);
         }
         match find_operator(&error) {
             Some((message, transient)) => Self::Operator {
@@ -307,7 +307,7 @@ impl CoordinatorError {
             };
         }
         if let Some(short) = short_of_memory(&self) {
-            return Self::short(&place, short);
+            return Self::short(&place, &short);
         }
         match self {
             Self::Sql(source @ SqlError::Engine(_)) => Self::Engine { place, source },

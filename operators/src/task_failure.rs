@@ -79,7 +79,7 @@ impl TaskFailure {
             }
         }
         if let Some(short) = short_of_memory(error) {
-            (cause, message) = (FailureCause::OutOfMemory, Some(short.to_owned()));
+            (cause, message) = (FailureCause::OutOfMemory, Some(short));
         }
         let mut message = message.unwrap_or_else(|| error.strip_backtrace());
         let mut end = message.len().min(MESSAGE_BYTES_MAX);
@@ -150,17 +150,22 @@ pub fn object_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
 }
 
 /// What the engine says of an operator that needs more memory, or spills more, than it may, when that is below `error`.
-pub fn short_of_memory<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
-    chain(error).find_map(|cause| match cause.downcast_ref::<DataFusionError>()? {
-        DataFusionError::ResourcesExhausted(text) => Some(text.as_str()),
-        _ => None,
+#[must_use]
+pub fn short_of_memory(error: &(dyn StdError + 'static)) -> Option<String> {
+    chain(error).find_map(|cause| {
+        if let Some(DataFusionError::ResourcesExhausted(text)) = cause.downcast_ref() {
+            return Some(text.clone());
+        }
+        // A writer of spilled rows has no error of the engine's to give.
+        let told = cause.downcast_ref::<IoError>()?.to_string();
+        is_spill_limit(&told).then_some(told)
     })
 }
 
-/// Whether it is the bound on spilled bytes that is reached: the engine tells both in one way.
+/// Whether it is the bound on spilled bytes that is reached.
 #[must_use]
 pub fn is_spill_limit(short: &str) -> bool {
-    short.contains("disk space")
+    short.contains("disk space during the spilling process")
 }
 
 fn of_io(error: &IoError) -> Option<FailureCause> {
@@ -243,6 +248,13 @@ mod tests {
         assert_eq!(failure.object.as_deref(), Some("warehouse/c/g0-s0001.parquet"));
         let failure = TaskFailure::of(&IoError::from(ErrorKind::StorageFull).into());
         assert_eq!((failure.cause, failure.object), (FailureCause::DiskFull, None));
+        let bound = "The used disk space during the spilling process has exceeded the allowable limit of 1024.0 KB.";
+        let failure = TaskFailure::of(&IoError::other(bound).into());
+        assert_eq!(
+            (failure.cause, failure.message.as_str()),
+            (FailureCause::OutOfMemory, bound)
+        );
+        assert!(is_spill_limit(&failure.message));
     }
 
     #[test]
