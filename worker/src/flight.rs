@@ -150,7 +150,7 @@ impl Reader {
         match wanted(&descriptor)? {
             Wanted::Corpus(rows) => corpus_info(&self.open(&rows.name).await?, rows, descriptor),
             Wanted::Stream(batches) => {
-                let schema = self.first_batch(&batches).await?.schema();
+                let schema = self.first_batch(&batches).await?.0.schema();
                 let endpoint = FlightEndpoint::new().with_ticket(ticket(&Wanted::Stream(batches)));
                 let info = FlightInfo::new().with_descriptor(descriptor).with_endpoint(endpoint);
                 // How many rows a plan has is not known before it was packed; an endless one has no end of them.
@@ -161,10 +161,13 @@ impl Reader {
         }
     }
 
-    async fn first_batch(&self, wanted: &Batches) -> Result<RecordBatch, Status> {
-        let (assembler, step) = (self.assembler(wanted).await?, wanted.step);
-        let batch = blocking(move || assembler.batch(step)?.as_ref().map(as_rows).transpose()).await?;
-        batch.ok_or_else(|| Status::out_of_range(format!("the plan ends before step {step}")))
+    /// The first batch of a stream, whose schema is that of all, and what makes the others.
+    async fn first_batch(&self, wanted: &Batches) -> Result<(RecordBatch, Arc<Assembler>), Status> {
+        let (assembler, step) = (Arc::new(self.assembler(wanted).await?), wanted.step);
+        match make(assembler.clone(), step).await? {
+            Some(batch) => Ok((batch, assembler)),
+            None => Err(Status::out_of_range(format!("the plan ends before step {step}"))),
+        }
     }
 
     async fn rows(&self, rows: Rows) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch, Status>>), Status> {
@@ -200,28 +203,31 @@ impl Reader {
         &self,
         wanted: Batches,
     ) -> Result<(SchemaRef, BoxStream<'static, Result<RecordBatch, Status>>), Status> {
-        let schema = self.first_batch(&wanted).await?.schema();
-        let assembler = Arc::new(self.assembler(&wanted).await?);
+        let (first, assembler) = self.first_batch(&wanted).await?;
         let library = self.library.clone();
         let end = wanted.steps.map_or(u64::MAX, |steps| wanted.step.saturating_add(steps));
-        let made = stream::iter(wanted.step..end).map(move |step| {
+        let made = stream::iter(wanted.step.saturating_add(1)..end).map(move |step| {
             let (assembler, lanes) = (assembler.clone(), library.lanes());
             async move {
                 // The semaphore is never closed; without a lane the batch is made all the same.
                 let _lane = lanes.acquire_owned().await.ok();
-                blocking(move || assembler.batch(step)?.as_ref().map(as_rows).transpose()).await
+                make(assembler, step).await
             }
         });
-        let until_the_end = made
+        let others = made
             .buffered(AHEAD)
-            .try_take_while(|batch| std::future::ready(Ok(batch.is_some())));
-        Ok((
-            schema,
-            until_the_end
-                .try_filter_map(|batch| std::future::ready(Ok(batch)))
-                .boxed(),
-        ))
+            .try_take_while(|batch| std::future::ready(Ok(batch.is_some())))
+            .try_filter_map(|batch| std::future::ready(Ok(batch)));
+        let schema = first.schema();
+        // No step at all may be asked for.
+        let first = stream::iter((wanted.step < end).then_some(Ok(first)));
+        Ok((schema, first.chain(others).boxed()))
     }
+}
+
+/// The batch of a step as rows; `None` behind the last.
+async fn make(assembler: Arc<Assembler>, step: u64) -> Result<Option<RecordBatch>, Status> {
+    blocking(move || assembler.batch(step)?.as_ref().map(as_rows).transpose()).await
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -257,7 +263,7 @@ impl FlightService for Reader {
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
         let schema = match wanted(&request.into_inner())? {
             Wanted::Corpus(rows) => schema_of(&self.open(&rows.name).await?, rows.columns.as_deref())?,
-            Wanted::Stream(batches) => self.first_batch(&batches).await?.schema(),
+            Wanted::Stream(batches) => self.first_batch(&batches).await?.0.schema(),
         };
         let options = IpcWriteOptions::default();
         let IpcMessage(schema) = SchemaAsIpc::new(&schema, &options)

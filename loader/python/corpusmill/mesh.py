@@ -114,11 +114,15 @@ class Place:
             return
         if layout not in ("contiguous", "zigzag"):
             raise PlanError(f"cp_layout is 'contiguous' or 'zigzag', got {layout!r}")
-        parts = size if layout == "contiguous" else 2 * size
+        parts = self._parts(layout)
         if length is None:
             raise PlanError("context-parallel ranks need a packed plan: pack=T with a T that is the same for all")
         if length % parts:
             raise PlanError(f"pack={length} cannot be cut into {parts} equal parts for {size} context-parallel ranks")
+
+    def _parts(self, layout: Layout) -> int:
+        """Into how many parts a pack is cut."""
+        return self.cp[1] if layout == "contiguous" else 2 * self.cp[1]
 
     def cut(self, batch: dict[str, Any], layout: Layout) -> dict[str, Any]:
         """This rank's part of the fields of shape [packs, length]; the others stay whole.
@@ -132,7 +136,7 @@ class Place:
             return batch
         if "labels" not in batch and {"input_ids", "doc_ids", "loss_mask"} <= batch.keys():
             batch["labels"] = next_tokens(batch["input_ids"], batch["doc_ids"], batch["loss_mask"])
-        parts = size if layout == "contiguous" else 2 * size
+        parts = self._parts(layout)
         mine = (index,) if layout == "contiguous" else (index, parts - 1 - index)
         for field in batch.keys() & _ALONG_THE_SEQUENCE:
             chunks = batch[field].chunk(parts, dim=1)
@@ -146,9 +150,9 @@ class Place:
                 raise batch
             return batch
         source = dist.get_global_rank(self.peers, 0)
-        tensors = [] if not isinstance(batch, dict) else list(_tensors(batch))
+        tensors = _tensors(batch) if isinstance(batch, dict) else []
         device = _device_of(self.peers, tensors)
-        header: list[Any] = [_header(batch) if self.fetches else None]
+        header: list[Any] = [_header(batch, tensors) if isinstance(batch, dict) else batch]
         dist.broadcast_object_list(header, src=source, group=self.peers, device=device)
         if isinstance(header[0], BaseException):
             raise header[0]
@@ -220,10 +224,8 @@ def _tensors(batch: dict[str, Any]) -> list[tuple[str, int, torch.Tensor]]:
     return found
 
 
-def _header(batch: dict[str, Any] | BaseException | None) -> Any:
-    if not isinstance(batch, dict):
-        return batch
-    shapes = [(field, i, tuple(tensor.shape), tensor.dtype) for field, i, tensor in _tensors(batch)]
+def _header(batch: dict[str, Any], tensors: list[tuple[str, int, torch.Tensor]]) -> Any:
+    shapes = [(field, i, tuple(tensor.shape), tensor.dtype) for field, i, tensor in tensors]
     named = {field for field, *_ in shapes}
     # In the order of the batch, so that all peers iterate alike.
     return shapes, [(field, None if field in named else value) for field, value in batch.items()]

@@ -21,44 +21,32 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Sign
 const DIGEST: i32 = 16;
 
 pub(crate) fn kappa() -> AggregateUDF {
-    function("fleiss_kappa", Agreement::fleiss_kappa)
+    function("fleiss_kappa", Coefficient::Kappa)
 }
 
 pub(crate) fn alpha() -> AggregateUDF {
-    function("krippendorff_alpha", Agreement::krippendorff_alpha)
+    function("krippendorff_alpha", Coefficient::Alpha)
 }
-
-type Coefficient = fn(&Agreement) -> Option<f64>;
 
 fn function(name: &'static str, coefficient: Coefficient) -> AggregateUDF {
     AggregateUDF::new_from_impl(OfVotes {
         name,
-        coefficient: Fixed(coefficient),
+        coefficient,
         signature: Signature::user_defined(Volatility::Immutable),
     })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Coefficient {
+    Kappa,
+    Alpha,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct OfVotes {
     name: &'static str,
-    coefficient: Fixed,
+    coefficient: Coefficient,
     signature: Signature,
-}
-
-/// A function pointer; the name beside it says which, so it counts in no comparison.
-#[derive(Debug, Clone, Copy)]
-struct Fixed(Coefficient);
-
-impl PartialEq for Fixed {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Fixed {}
-
-impl std::hash::Hash for Fixed {
-    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }
 
 fn state_types() -> [(&'static str, DataType); 3] {
@@ -91,7 +79,7 @@ impl AggregateUDFImpl for OfVotes {
 
     fn accumulator(&self, _args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         Ok(Box::new(Votes {
-            coefficient: self.coefficient.0,
+            coefficient: self.coefficient,
             items: HashMap::new(),
             bytes: 0,
         }))
@@ -179,7 +167,10 @@ impl Accumulator for Votes {
         for votes in self.items.values() {
             agreement.add(votes.iter().map(|(vote, count)| (vote.as_str(), *count)));
         }
-        Ok(ScalarValue::Float64((self.coefficient)(&agreement)))
+        Ok(ScalarValue::Float64(match self.coefficient {
+            Coefficient::Kappa => agreement.fleiss_kappa(),
+            Coefficient::Alpha => agreement.krippendorff_alpha(),
+        }))
     }
 
     fn size(&self) -> usize {
