@@ -47,10 +47,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     ended
 }
 
-/// Sends the log to standard error: warnings, or more with `-v`, or what `CORPUSMILL_LOG` says.
+/// Sends the log to standard error: errors and the warnings of services, or more with `-v`, or what `CORPUSMILL_LOG` says.
 fn start_log(verbose: u8) {
     let default = match verbose {
-        0 => "error",
+        0 => "error,corpusmill_coordinator=warn,corpusmill_worker=warn,corpusmill_serve=warn",
         1 => "warn,corpusmill_coordinator=info,corpusmill_sql=info,corpusmill_operators=info",
         2 => "info,corpusmill_coordinator=debug,corpusmill_sql=debug,corpusmill_operators=debug",
         _ => "debug",

@@ -186,6 +186,8 @@ fn a_worker_that_stands_still_does_not_hold_a_build() -> Result<()> {
     let began = Instant::now();
     let ended = Ended::from(child.wait_with_output()?);
     let took = began.elapsed();
+    // The build may be over before the worker is missed.
+    sandbox.wait_for(None, "a worker is gone")?;
     // What it does when it wakes up comes late and shows nowhere.
     sandbox.signal(0, "CONT")?;
     assert_eq!(sandbox.digest_of(ended)?, expected, "{}", sandbox.logs());

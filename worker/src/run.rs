@@ -33,6 +33,8 @@ const DRAIN: Duration = Duration::from_secs(60);
 const PORTS_TRIED: usize = 16;
 /// Time that an executor has to end when another coordinator leads.
 const LEAVE: Duration = Duration::from_secs(2);
+/// How often it is looked whether an executor is registered.
+const LOOK: Duration = Duration::from_millis(20);
 /// Pause before an executor that stopped is started again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -193,8 +195,16 @@ async fn take_part(
         // The flag belongs to the process, and the executor before this one raised it when it stopped.
         TERMINATING.store(false, Ordering::Release);
         tracing::info!(executor = %id, scheduler = %format!("{}:{}", reply.scheduler_host, reply.scheduler_port), "joins");
-        joined(&id);
-        part.joined(&id);
+        // Ready from the first heartbeat on that the scheduler took: before that it may still turn the worker away.
+        let health = executor.health.clone();
+        let registered = async {
+            while !health.is_ready() {
+                tokio::time::sleep(LOOK).await;
+            }
+            joined(&id);
+            part.joined(&id);
+            std::future::pending::<()>().await;
+        };
         let drained = async {
             shutdown.cancelled().await;
             tokio::time::sleep(DRAIN).await;
@@ -214,6 +224,7 @@ async fn take_part(
             },
             () = drained => tracing::warn!("tasks did not end in time; the coordinator runs them elsewhere"),
             () = left => {}
+            () = registered => {}
         }
         part.left();
         if let Some(leader) = next.get() {
