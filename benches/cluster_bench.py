@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -30,6 +31,8 @@ from table import Row
 POSTS = int(os.environ.get("CORPUSMILL_BENCH_CLUSTER_POSTS", "300000"))
 FILES = int(os.environ.get("CORPUSMILL_BENCH_FILES", "10000"))
 SHARDS = int(os.environ.get("CORPUSMILL_BENCH_SHARDS", "1000"))
+# Decoded input of the memory bench. The engine's sorts need some 10 MB each whatever they sort, so its tenth is not less.
+LONG_MB = int(os.environ.get("CORPUSMILL_BENCH_LONG_MB", "1280"))
 PARTITIONS = 2
 EMBEDDED_MAX, CLUSTER_MAX, KILL_MAX = 1.05, 1.5, 1.3
 MODERATION = Path(__file__).parents[1] / "examples" / "moderation.sql"
@@ -159,19 +162,20 @@ class ClusterBench:
         return [Row("cluster", f"planning {FILES:,} files, {SHARDS:,} shards", took, "s", None, None, None, note)]
 
     def _memory(self) -> list[Row]:
-        size = sum(path.stat().st_size for path in (self.input / "posts").rglob("*.parquet"))
-        rows = sum(pq.read_metadata(path).num_rows for path in (self.input / "posts").rglob("*.parquet"))
-        decoded = sum(pq.read_table(path).nbytes for path in (self.input / "posts").rglob("*.parquet"))
-        limit = max(decoded // 10, 16 << 20)
+        folder = self.work / f"long-{LONG_MB}"
+        decoded = LONG_MB << 20
+        if not folder.exists():
+            write_long_posts(folder, decoded)
+        limit = decoded // 10
         sql = (
-            f"CREATE EXTERNAL TABLE posts STORED AS PARQUET LOCATION '{self.input}/posts/';"
+            f"CREATE EXTERNAL TABLE posts STORED AS PARQUET LOCATION '{folder}/';"
             "CREATE CORPUS sorted (PRIMARY KEY (post_id)) WITH (shards = 2) AS SELECT * FROM"
             " exact_duplicates(TABLE posts, key => 'post_id', columns => ['body'])"
         )
         home = self._home()
         floor = peak_bytes([*self._embedded(home), "-c", "SELECT 1"])
         peak = peak_bytes([*self._embedded(home), "--memory-limit", f"{limit >> 20}M", "-c", sql])
-        note = f"{rows:,} rows, {size >> 20} MB of files, {decoded >> 20} MB decoded; the process alone is {floor >> 20} MB"
+        note = f"{decoded >> 20} MB decoded; the process alone is {floor >> 20} MB"
         return [Row("cluster", f"peak over an idle process, limit {limit >> 20} MB", (peak - floor) / limit, "× limit", None, None, 1.0, note)]
 
     def _home(self) -> Path:
@@ -197,15 +201,34 @@ class ClusterBench:
             raise BenchError(f"{' '.join(command[:2])}: exit status {ran.returncode}\n{ran.stderr[-2000:]}")
 
 
+class Worker:
+    """A worker that takes part."""
+
+    def __init__(self, process: subprocess.Popen[str], flight: bool) -> None:
+        self.process, self.address = process, ""
+        assert process.stderr is not None
+        joined = False
+        for line in process.stderr:
+            joined |= "joined as" in line
+            found = re.search(r"serves Arrow Flight address=(\S+)", line)
+            self.address = found[1] if found else self.address
+            if joined and bool(self.address) == flight:
+                break
+        else:
+            raise BenchError("a worker did not join")
+        # Nobody reads on, and a full pipe would stop it.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+
+
 class Cluster:
     """A coordinator and workers as processes; they end with the block."""
 
-    def __init__(self, home: Path, binary: Path, folder: Path) -> None:
-        self.home, self.binary, self.folder = home, binary, folder
+    def __init__(self, home: Path, binary: Path, folder: Path, *options: str) -> None:
+        self.home, self.binary, self.folder, self.options = home, binary, folder, options
         self.processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Cluster:
-        home = ["--home", str(self.home)]
+        home = ["--home", str(self.home), *self.options]
         coordinator = self._start("coordinator", *home, "--listen", "127.0.0.1:0", "--target-partitions", str(PARTITIONS))
         assert coordinator.stdout is not None
         self.address = coordinator.stdout.readline().strip()
@@ -218,32 +241,58 @@ class Cluster:
             process.kill()
             process.wait()
 
-    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+    def _start(self, *arguments: str, log: str = "error") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [str(self.binary), *arguments], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [str(self.binary), *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"CORPUSMILL_LOG": log},
         )
         self.processes.append(process)
         return process
 
-    def worker(self, vcores: int) -> subprocess.Popen[str]:
+    def worker(self, vcores: int, *more: str) -> Worker:
         """Starts a worker, and waits until it takes part."""
-        work = str(self.folder / "work")
-        process = self._start("worker", "--coordinator", self.address, "--vcores", str(vcores), "--work-dir", work)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if re.search("joined as", line):
-                break
-        # Nobody reads on, and a full pipe would stop it.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        return process
+        options = ["--coordinator", self.address, "--vcores", str(vcores), "--work-dir", str(self.folder / "work"), *more]
+        flight = "--flight" in more
+        process = self._start("worker", *options, log="error,corpusmill_worker=info" if flight else "error")
+        return Worker(process, flight)
 
-    def replace(self, victim: subprocess.Popen[str]) -> None:
+    def cpu_us(self) -> float:
+        """CPU time of the processes so far, µs, those that were killed left out."""
+        total = 0
+        for process in self.processes:
+            try:
+                fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK") * 1e6
+
+    def replace(self, victim: Worker) -> None:
         """Kills a worker with -9, and starts another."""
-        victim.send_signal(signal.SIGKILL)
+        victim.process.send_signal(signal.SIGKILL)
         self.worker(1)
 
     def submit(self) -> list[str]:
         return [str(self.binary), "submit", "--quiet", "--coordinator", self.address, str(MODERATION)]
+
+
+def write_long_posts(folder: Path, decoded: int) -> None:
+    """Posts of 400 random letters, in files of 16 MB; about every tenth is there twice."""
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    chance = random.Random(7)
+    for number in range(decoded // (16 << 20)):
+        posts = range(number * 40_960, (number + 1) * 40_960)
+        letters = chance.randbytes(200 * len(posts)).hex()
+        bodies = [letters[at * 400 : (at + 1) * 400] for at in range(len(posts))]
+        bodies[::10] = bodies[1::10][: len(bodies[::10])]
+        pq.write_table(pa.table({"post_id": list(posts), "body": bodies}), part / f"{number}.parquet", compression="none")
+    part.rename(folder)
 
 
 def peak_bytes(command: list[str]) -> int:

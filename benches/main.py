@@ -1,4 +1,4 @@
-"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline|cluster|duplicates]``.
+"""Runs the benches and prints one table: ``python main.py FOLDER BINARY [loader|pipeline|stream|cluster|duplicates]``.
 
 The folder keeps inputs between runs; the binary is an optimised `corpusmill`.
 """
@@ -20,6 +20,7 @@ from duplicates_bench import HASHES, DuplicatesBench
 from duplicates_bench import POSTS as DUPLICATE_POSTS
 from loader_bench import ROUNDS, LoaderBench
 from pipeline_bench import POSTS, PipelineBench
+from stream_bench import StreamBench
 
 
 def _machine() -> str:
@@ -38,12 +39,16 @@ def _commit() -> str:
 
 def main() -> None:
     work, binary = Path(sys.argv[1]), Path(sys.argv[2])
-    wanted = sys.argv[3:] or ["loader", "pipeline", "cluster", "duplicates"]
+    wanted = sys.argv[3:] or ["loader", "pipeline", "stream", "cluster", "duplicates"]
     rows: list[table.Row] = []
     if "loader" in wanted:
         rows += LoaderBench(work / f"loader-{samples.SAMPLES}").run()
     if "pipeline" in wanted:
         rows += PipelineBench(work / f"pipeline-{POSTS}", binary).run()
+    if "stream" in wanted:
+        loader = LoaderBench(work / f"loader-{samples.SAMPLES}")
+        speed = Path(os.environ["CORPUSMILL_TRANSPORT_SPEED"])
+        rows += StreamBench(work / "stream", binary, speed, loader).run()
     if "cluster" in wanted:
         rows += ClusterBench(work / f"cluster-{CLUSTER_POSTS}", binary).run()
     if "duplicates" in wanted:

@@ -44,8 +44,12 @@ mod object_storage;
 mod python_functions;
 #[path = "all/redefined.rs"]
 mod redefined;
+#[path = "all/remote.rs"]
+mod remote;
 #[path = "all/resume.rs"]
 mod resume;
+#[path = "all/schedules.rs"]
+mod schedules;
 #[path = "all/security.rs"]
 mod security;
 #[path = "all/security_network.rs"]

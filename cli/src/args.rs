@@ -11,7 +11,7 @@ use corpusmill_access::CERTS_VARIABLE;
 use crate::certs::{self, Certs};
 use crate::coordinate::{self, Coordinate};
 use crate::generate::Format;
-use crate::submit::{self, Submit};
+use crate::submit::{self, Submit, Which};
 use crate::work::{self, Work};
 
 const EXIT_CODES: &str = "\
@@ -111,6 +111,20 @@ A run that was interrupted, or whose machine died, goes on where it stopped when
     /// Runs SQL on a cluster, as `run` does here
     #[command(after_help = submit::HELP)]
     Submit(Submit),
+    /// Follows a script on a cluster: what happened to it, and what happens
+    #[command(after_help = submit::WATCH_HELP)]
+    Watch(Which),
+    /// Stops a script on a cluster, cleanly
+    #[command(after_help = "Example:\n  corpusmill cancel 019a6c0e5d5f7b0c8f6f3a5d9f1e2b3c")]
+    Cancel(Which),
+    /// Lists the scripts that a coordinator has, and how far they are
+    #[command(
+        after_help = "Example:\n  corpusmill scripts --output json | jq -r '.[] | select(.state == \"running\").script'"
+    )]
+    Scripts(At),
+    /// Lists the workers of a coordinator
+    #[command(after_help = "Example:\n  corpusmill workers --coordinator http://127.0.0.1:50050")]
+    Workers(At),
     /// Serves a cluster: takes scripts, and spreads their builds over workers
     #[command(after_help = coordinate::HELP)]
     Coordinator(Coordinate),
@@ -130,7 +144,7 @@ A run that was interrupted, or whose machine died, goes on where it stopped when
     #[command(after_help = "Examples:\n  corpusmill show mod_text\n  corpusmill show mod_text@3 --output json")]
     Show {
         /// The corpus, and the version where it is not the latest
-        #[arg(value_name = "CORPUS[@VERSION]")]
+        #[arg(value_name = "CORPUS[@VERSION|@TAG]")]
         corpus: CorpusVersion,
     },
     /// Reads a version back, and checks every shard's bytes and the digest of its rows
@@ -139,7 +153,7 @@ A run that was interrupted, or whose machine died, goes on where it stopped when
     )]
     Verify {
         /// The corpus, and the version where it is not the latest
-        #[arg(value_name = "CORPUS[@VERSION]")]
+        #[arg(value_name = "CORPUS[@VERSION|@TAG]")]
         corpus: CorpusVersion,
     },
     /// Removes files that no version and no running build needs
@@ -204,6 +218,19 @@ pub(crate) struct Run {
     pub(crate) batch_size: Option<u32>,
 }
 
+/// Where a coordinator is.
+#[derive(Debug, Args)]
+pub(crate) struct At {
+    /// The coordinator; several that share a catalogue with commas between them
+    #[arg(
+        long = "coordinator",
+        value_name = "URLS",
+        env = "CORPUSMILL_COORDINATOR",
+        default_value = "http://127.0.0.1:50050"
+    )]
+    pub(crate) coordinator: String,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Builds {
     /// Builds of this corpus or materialised view only
@@ -227,7 +254,7 @@ pub(crate) struct Vacuum {
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// The corpus, and the version where it is not the latest
-    #[arg(value_name = "CORPUS[@VERSION]")]
+    #[arg(value_name = "CORPUS[@VERSION|@TAG]")]
     pub(crate) corpus: CorpusVersion,
     /// The format
     #[arg(long, value_enum)]
@@ -277,36 +304,24 @@ pub(crate) struct Generate {
     pub(crate) force: bool,
 }
 
-/// `CORPUS` or `CORPUS@VERSION`.
+/// `CORPUS`, `CORPUS@VERSION` or `CORPUS@TAG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CorpusVersion {
-    pub(crate) name: String,
-    /// The latest where there is none.
-    pub(crate) version: Option<u64>,
-}
+pub(crate) struct CorpusVersion(pub(crate) String);
 
 impl FromStr for CorpusVersion {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, version) = match text.split_once('@') {
-            None => (text, None),
-            Some((name, version)) => match version.parse() {
-                Ok(version) => (name, Some(version)),
-                Err(_) => {
-                    return Err(format!(
-                        "`{version}` is no version: a whole number, as `corpusmill corpora` shows"
-                    ));
-                }
-            },
-        };
+        let (name, version) = text.split_once('@').unwrap_or((text, "latest"));
         if name.is_empty() {
             return Err("the name of the corpus is missing".to_owned());
         }
-        Ok(Self {
-            name: name.to_owned(),
-            version,
-        })
+        if version.is_empty() {
+            return Err(
+                "the version is missing: a number as `corpusmill corpora` shows, a tag, or `latest`".to_owned(),
+            );
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -367,20 +382,17 @@ mod tests {
             moment("2026-11-01T08:00:00+08:00").unwrap()
         );
         assert!(moment("yesterday").is_err());
-        assert_eq!(
-            "a@3".parse(),
-            Ok(CorpusVersion {
-                name: "a".into(),
-                version: Some(3)
-            })
+        assert_eq!("a@3".parse(), Ok(CorpusVersion("a@3".to_owned())));
+        assert_eq!("a".parse(), Ok(CorpusVersion("a".to_owned())));
+        assert!(
+            "a@".parse::<CorpusVersion>()
+                .unwrap_err()
+                .contains("version is missing")
         );
-        assert_eq!(
-            "a".parse(),
-            Ok(CorpusVersion {
-                name: "a".into(),
-                version: None
-            })
+        assert!(
+            "@3".parse::<CorpusVersion>()
+                .unwrap_err()
+                .contains("name of the corpus")
         );
-        assert!("a@latest".parse::<CorpusVersion>().unwrap_err().contains("`latest`"));
     }
 }

@@ -96,6 +96,10 @@ async fn command(context: Session, command: Command) -> Result<()> {
     match command {
         Command::Run(run) => context.run(run).await,
         Command::Submit(options) => submit::run(&context, options).await,
+        Command::Watch(which) => submit::watch(&context, which).await,
+        Command::Cancel(which) => submit::cancel(&context, which).await,
+        Command::Scripts(at) => submit::scripts_of(&context, at).await,
+        Command::Workers(at) => submit::workers_of(&context, at).await,
         Command::Coordinator(options) => coordinate::run(&context, options).await,
         Command::Certs(options) => certs::run(&context, &options),
         Command::Worker(options) => work::run(&context, options).await,
@@ -210,13 +214,13 @@ impl Session {
     }
 
     async fn show(&self, corpus: &CorpusVersion) -> Result<()> {
-        let manifest = self.existing().await?.show(&spelt(corpus)).await?;
+        let manifest = self.existing().await?.show(&corpus.0).await?;
         self.results().record(&manifest, || report::manifest(&manifest))
     }
 
     async fn verify(&self, corpus: &CorpusVersion) -> Result<()> {
         let coordinator = self.existing().await?;
-        let name = spelt(corpus);
+        let name = corpus.0.clone();
         let found = tokio::select! {
             found = coordinator.verify(&name) => found?,
             () = self.interrupt.token.cancelled() => return Err(CoordinatorError::Cancelled.into()),
@@ -240,7 +244,7 @@ impl Session {
     async fn export(&self, options: &Export) -> Result<()> {
         let coordinator = self.existing().await?;
         let warehouse = coordinator.warehouse();
-        let (name, version) = warehouse.resolve(&spelt(&options.corpus)).await?;
+        let (name, version) = warehouse.resolve(&options.corpus.0).await?;
         let reader = CorpusReader::open(warehouse, &name, version).await?;
         let format = match options.format {
             ExportFormat::Webdataset => Format::WebDataset,
@@ -312,14 +316,6 @@ impl Session {
                 results.record(&dataset, || report::dataset(&dataset))
             }
         }
-    }
-}
-
-/// `name` or `name@version`, as the coordinator reads it.
-fn spelt(corpus: &CorpusVersion) -> String {
-    match corpus.version {
-        None => corpus.name.clone(),
-        Some(version) => format!("{}@{version}", corpus.name),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use corpusmill_coordinator::{BuildInfo, BuildReport, BuildState, CorpusInfo, VacuumReport};
+use corpusmill_coordinator::{BuildInfo, BuildReport, BuildState, CorpusInfo, ScriptInfo, VacuumReport, WorkerInfo};
 use corpusmill_corpus::{ExportReport, Manifest, VerifyReport};
 
 use crate::generate::{Dataset, Written};
@@ -25,6 +25,7 @@ pub(crate) const CORPORA: Columns<CorpusInfo> = &[
     ("created_at", |c| c.created_at.clone()),
     ("digest", |c| c.digest.clone()),
     ("schedule", |c| c.schedule.clone().unwrap_or_default()),
+    ("tags", |c| c.tags_text()),
 ];
 
 /// The columns of `builds`.
@@ -38,6 +39,23 @@ pub(crate) const BUILDS: Columns<BuildInfo> = &[
     ("finished_at", |b| b.finished_at.clone().unwrap_or_default()),
     ("rows", |b| number(b.rows)),
     ("error", |b| b.error.clone().unwrap_or_default()),
+];
+
+/// The columns of `scripts`.
+pub(crate) const SCRIPTS: Columns<ScriptInfo> = &[
+    ("script", |s| s.script.clone()),
+    ("state", |s| s.state.clone()),
+    ("origin", |s| s.origin.clone()),
+];
+
+/// The columns of `workers`.
+pub(crate) const WORKERS: Columns<WorkerInfo> = &[
+    ("name", |w| w.name.clone()),
+    ("address", |w| w.address.clone()),
+    ("vcores", |w| w.vcores.to_string()),
+    ("labels", |w| w.labels.join(",")),
+    ("heard_seconds_ago", |w| w.heard_seconds_ago.to_string()),
+    ("id", |w| w.id.clone()),
 ];
 
 /// The columns of a build that has just ended, for CSV.

@@ -8,7 +8,7 @@ use clap::Args;
 use corpusmill_access::Network;
 use corpusmill_worker::{WorkerOptions, run as work};
 
-use crate::args::size;
+use crate::args::{At, size};
 use crate::commands::{Session, traces};
 
 pub(crate) const HELP: &str = "\
@@ -24,14 +24,8 @@ it stops they go on with another worker.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Work {
-    /// The coordinator; several that share a catalogue with commas between them
-    #[arg(
-        long,
-        value_name = "URLS",
-        env = "CORPUSMILL_COORDINATOR",
-        default_value = "http://127.0.0.1:50050"
-    )]
-    coordinator: String,
+    #[command(flatten)]
+    at: At,
     /// What the coordinator and trainers call it; each worker its own [default: worker-PID]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -45,6 +39,9 @@ pub(crate) struct Work {
     /// Port for trainers; 0 is one of the system's choice
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     stream_port: u16,
+    /// Where trainers reach that port, where a port mapping lies between, such as 10.0.0.7:4711
+    #[arg(long, value_name = "ADDRESS")]
+    stream_address: Option<SocketAddr>,
     /// Where /readyz, /livez and /metrics (Prometheus) are told, such as 127.0.0.1:9465 [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     health: Option<SocketAddr>,
@@ -82,13 +79,14 @@ pub(crate) struct Work {
 
 /// Runs the command until it is stopped.
 pub(crate) async fn run(session: &Session, options: Work) -> Result<()> {
-    let mut working = WorkerOptions::new(options.coordinator);
+    let mut working = WorkerOptions::new(options.at.coordinator);
     if let Some(name) = options.name {
         working.name = name;
     }
     working.credentials = session.credentials()?;
     working.network = session.cluster_network(options.cluster_network, options.host)?;
     working.stream_port = options.stream_port;
+    working.stream_address = options.stream_address;
     working.labels = options.label;
     working.health = options.health;
     working.flight = options.flight;

@@ -94,6 +94,13 @@ impl Turn {
     }
 }
 
+/// An object that nobody builds meanwhile.
+#[derive(Debug)]
+pub(crate) struct SetAside {
+    _turn: Turn,
+    _view: OwnedMutexGuard<()>,
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.admission.state();
@@ -137,6 +144,38 @@ impl Admission {
             })
         };
         view.lock_owned().await
+    }
+
+    /// Keeps others from building `object` until this is dropped; `None` when somebody does, or waits to.
+    pub(crate) fn set_aside(self: &Arc<Self>, object: &str) -> Option<SetAside> {
+        let mut state = self.state();
+        let view = state.views.get(object).and_then(Weak::upgrade);
+        let view = match view.unwrap_or_default().try_lock_owned() {
+            Ok(view) => view,
+            Err(_) => return None,
+        };
+        if state
+            .running
+            .values()
+            .chain(state.waiting.values())
+            .any(|busy| busy == object)
+        {
+            return None;
+        }
+        let shared = OwnedMutexGuard::mutex(&view);
+        state.views.insert(object.to_owned(), Arc::downgrade(shared));
+        let ticket = state.next;
+        state.next += 1;
+        state.running.insert(ticket, object.to_owned());
+        let turn = Turn {
+            admission: Arc::clone(self),
+            ticket,
+            changes: self.changes.subscribe(),
+        };
+        Some(SetAside {
+            _turn: turn,
+            _view: view,
+        })
     }
 
     /// Takes a place in the line of those who build `object`.
@@ -204,6 +243,24 @@ mod tests {
         assert!(waiting.await.unwrap().unwrap().contains("1 build before yours (a)"));
         drop(a);
         assert_eq!(admission.counts(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_set_aside_is_not_built_and_what_is_built_not_set_aside() {
+        let admission = Arc::new(Admission::new(1));
+        let mut a = admission.enter("a");
+        assert!(admission.set_aside("a").is_none(), "it waits for its turn");
+        assert!(a.reason().is_none() && admission.set_aside("a").is_none());
+        let view = admission.alone("v").await;
+        assert!(admission.set_aside("v").is_none());
+        drop((a, view));
+        let held = [admission.set_aside("a").unwrap(), admission.set_aside("v").unwrap()];
+        let mut a = admission.enter("a");
+        assert!(a.reason().unwrap().contains("a is being built"));
+        assert!(futures::poll!(std::pin::pin!(admission.alone("v"))).is_pending());
+        drop(held);
+        assert!(a.reason().is_none());
+        let _view = admission.alone("v").await;
     }
 
     #[tokio::test]

@@ -34,6 +34,7 @@ use crate::workspace::{Workspace, end};
 mod finish;
 mod gate;
 mod manifest;
+mod pending;
 mod schema_change;
 pub(crate) mod views;
 
@@ -178,11 +179,11 @@ impl<'a> Build<'a> {
             Some(row) => DateTime::from_timestamp_millis(row.logical_ms).unwrap_or(now),
             None => now,
         };
-        let mut planned = self.plan_at(corpus, logical).await?;
+        let mut planned = self.plan_at(corpus, logical, false).await?;
         match stopped {
             Some(row) if row.fingerprint == planned.fingerprint => planned.resumed = Some(row),
             // What was stopped read other inputs: this is a new build, at its own time.
-            Some(_) if logical != now => planned = self.plan_at(corpus, now).await?,
+            Some(_) if logical != now => planned = self.plan_at(corpus, now, false).await?,
             _ => {}
         }
         Ok(planned)
@@ -206,7 +207,8 @@ impl<'a> Build<'a> {
         }))
     }
 
-    async fn plan_at(&mut self, corpus: &CreateCorpus, logical: DateTime<Utc>) -> Result<Planned> {
+    /// Plans at a logical time; with `dry`, views that are not up to date stay as they are.
+    async fn plan_at(&mut self, corpus: &CreateCorpus, logical: DateTime<Utc>, dry: bool) -> Result<Planned> {
         self.session.set_run_time(RunTime::at(logical))?;
         let objects = &self.workspace.objects;
         objects.take_seen();
@@ -214,11 +216,11 @@ impl<'a> Build<'a> {
         let mut seen = objects.take_seen();
         let mode = views::Mode {
             full: self.request.full,
-            dry: false,
+            dry,
         };
         let views = views::freshen(self.workspace, self.session, &seen.views, logical, mode).await?;
         // Planned again when a view has new files: the plan names them.
-        let plan = if views.iter().any(|step| !step.reused) {
+        let plan = if !dry && views.iter().any(|step| !step.reused) {
             CorpusPlan::new(self.session, self.statement, corpus).await?
         } else {
             first
@@ -279,14 +281,9 @@ impl<'a> Build<'a> {
         if self.request.full || planned.resumed.is_some() {
             return Ok(None);
         }
-        let builds = self.workspace.catalog.builds_of(&base.corpus).await?;
-        let made_it = |row: &BuildRow| {
-            matches!(row.state, BuildState::Committed | BuildState::Unchanged)
-                && row.version == Some(base.version)
-                && row.fingerprint == planned.fingerprint
-        };
         // A version that was rolled back to has another build, so that it never counts as made by these inputs.
-        if base.sql != *self.statement.text.text || !builds.iter().any(made_it) {
+        let made = self.made(&base.corpus, base.version, &planned.fingerprint).await?;
+        if base.sql != *self.statement.text.text || !made {
             return Ok(None);
         }
         let note = format!(
@@ -304,7 +301,7 @@ impl<'a> Build<'a> {
         let new = NewBuild {
             id: id.clone(),
             object: planned.plan.corpus.name.clone(),
-            kind: "corpus",
+            kind: CORPUS,
             sql: self.statement.text.text.to_string(),
             sql_digest: digest(&self.statement.text.text),
             fingerprint: planned.fingerprint.clone(),
@@ -477,6 +474,9 @@ fn layout_digest(plan: &CorpusPlan) -> String {
         corpusmill_corpus::MANIFEST_FORMAT
     ))
 }
+
+/// What the catalogue calls builds of corpora; those of views and hash lists are called after them.
+pub(crate) const CORPUS: &str = "corpus";
 
 /// Ids sort by time; twenty letters and digits.
 pub(crate) fn new_build_id() -> String {

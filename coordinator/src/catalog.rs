@@ -13,6 +13,7 @@ mod builds;
 mod lease;
 mod location;
 mod objects;
+mod runs;
 mod waiting;
 
 use std::sync::{Arc, OnceLock};
@@ -30,6 +31,7 @@ pub(crate) use builds::{BuildEnd, BuildRow, NewBuild, rfc3339};
 pub(crate) use lease::{Candidate, Lease};
 pub(crate) use location::Location;
 pub(crate) use objects::{ObjectRow, Space};
+pub(crate) use runs::RunRow;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

@@ -29,6 +29,7 @@ mod wire;
 
 pub use client::{Remote, RemoteScript};
 pub use scheduler::{Cluster, ClusterOptions, WorkerInfo};
+pub use scripts::ScriptInfo;
 pub use service::{ServeOptions, serve};
 
 pub(crate) use runner::BallistaRunner;

@@ -4,6 +4,7 @@ use corpusmill_sql::CreateCorpus;
 
 use crate::error::{CoordinatorError, Result};
 use crate::names::nearest;
+use crate::schedules;
 
 /// Options that a corpus understands. Those that only a coordinator of a cluster acts on are kept as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +55,12 @@ impl CorpusOptions {
             match key.as_str() {
                 "shards" => options.shards = number(corpus, key, value, SHARDS_MAX)? as u32,
                 "block_rows" => options.block_rows = number(corpus, key, value, BLOCK_ROWS_MAX)? as usize,
-                kept if KEPT.contains(&kept) => {}
+                kept if KEPT.contains(&kept) || schedules::OPTIONS.contains(&kept) => {}
                 unknown => {
-                    let known = ["shards", "block_rows"].into_iter().chain(KEPT);
+                    let known = ["shards", "block_rows"]
+                        .into_iter()
+                        .chain(KEPT)
+                        .chain(schedules::OPTIONS);
                     return Err(CoordinatorError::Invalid(format!(
                         "corpus {}: unknown option {unknown} in WITH (…){}",
                         corpus.name,
@@ -64,6 +68,10 @@ impl CorpusOptions {
                     )));
                 }
             }
+        }
+        schedules::Policy::parse(&corpus.name, &corpus.options)?;
+        if let Some(schedule) = &corpus.schedule {
+            schedules::Times::of(schedule)?;
         }
         Ok(options)
     }

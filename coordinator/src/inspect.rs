@@ -21,7 +21,8 @@ use crate::maintenance;
 use crate::names::nearest;
 use crate::objects::CatalogObjects;
 use crate::report::{BuildInfo, StepReport};
-use crate::statements::{self, Settings, schedule_text};
+use crate::schedules::Scheduled;
+use crate::statements::{self, schedule_text};
 use crate::workspace::Workspace;
 
 /// The logical time of statements: what the options say, or the present.
@@ -55,11 +56,15 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { columns: vec![] }
     }
 
-    fn text<T: AsRef<str>>(mut self, name: &'static str, cells: impl IntoIterator<Item = Option<T>>) -> Self {
+    pub(crate) fn text<T: AsRef<str>>(
+        mut self,
+        name: &'static str,
+        cells: impl IntoIterator<Item = Option<T>>,
+    ) -> Self {
         self.columns
             .push((name, Arc::new(cells.into_iter().collect::<StringArray>())));
         self
@@ -77,7 +82,7 @@ impl Table {
         self
     }
 
-    fn rows(self) -> Result<Outcome> {
+    pub(crate) fn rows(self) -> Result<Outcome> {
         let fields: Vec<Field> = self
             .columns
             .iter()
@@ -116,6 +121,7 @@ pub(crate) async fn show(workspace: &Workspace, show: Show) -> Result<Outcome> {
         Show::Functions => show_objects(workspace, Space::Function, &[ObjectKind::Function]).await,
         Show::HashLists => show_hash_lists(workspace).await,
         Show::Schedules => show_schedules(workspace).await,
+        Show::Runs => show_runs(workspace).await,
         other => Err(CoordinatorError::Invalid(format!(
             "SHOW {other:?}: this build has no such objects; they come with a later part"
         ))),
@@ -133,6 +139,7 @@ async fn show_corpora(workspace: &Workspace) -> Result<Outcome> {
         .text("created_at", corpora.iter().map(|c| Some(&c.created_at)))
         .text("digest", corpora.iter().map(|c| Some(&c.digest)))
         .text("schedule", corpora.iter().map(|c| c.schedule.as_ref()))
+        .text("tags", corpora.iter().map(|c| Some(c.tags_text())))
         .rows()
 }
 
@@ -211,27 +218,54 @@ async fn show_hash_lists(workspace: &Workspace) -> Result<Outcome> {
 }
 
 async fn show_schedules(workspace: &Workspace) -> Result<Outcome> {
-    let mut rows: Vec<(String, String, &'static str)> = Vec::new();
+    let mut rows = Vec::new();
     for object in workspace.catalog.objects(Space::Relation).await? {
-        if object.kind != ObjectKind::Corpus.words() {
-            continue;
-        }
-        let StatementKind::CreateCorpus(corpus) = CatalogObjects::statement(&object)?.kind else {
+        let Some(scheduled) = Scheduled::of(&object)? else {
             continue;
         };
-        let Some(schedule) = &corpus.schedule else { continue };
-        let settings: Settings = serde_json::from_str(&object.settings).unwrap_or_default();
-        let state = if settings.suspended {
-            "suspended"
-        } else {
-            "runs under a coordinator"
+        let StatementKind::CreateCorpus(corpus) = &scheduled.statement.kind else {
+            continue;
         };
-        rows.push((object.name, schedule_text(schedule), state));
+        let text = corpus.schedule.as_ref().map(schedule_text);
+        let last = workspace.catalog.newest_run(&object.name).await?;
+        let state = if scheduled.suspended { "suspended" } else { "active" };
+        let next = scheduled.times.next(Utc::now()).filter(|_| !scheduled.suspended);
+        rows.push((object.name, text, state, next, last));
     }
     Table::new()
         .text("corpus", rows.iter().map(|r| Some(&r.0)))
-        .text("schedule", rows.iter().map(|r| Some(&r.1)))
+        .text("schedule", rows.iter().map(|r| r.1.as_ref()))
         .text("state", rows.iter().map(|r| Some(r.2)))
+        .text(
+            "next_run",
+            rows.iter().map(|r| r.3.map(|time| rfc3339(time.timestamp_millis()))),
+        )
+        .text(
+            "last_run",
+            rows.iter().map(|r| r.4.as_ref().map(|run| rfc3339(run.logical_ms))),
+        )
+        .text(
+            "last_state",
+            rows.iter().map(|r| r.4.as_ref().map(|run| run.state.as_str())),
+        )
+        .text(
+            "note",
+            rows.iter().map(|r| r.4.as_ref().and_then(|run| run.note.as_ref())),
+        )
+        .rows()
+}
+
+async fn show_runs(workspace: &Workspace) -> Result<Outcome> {
+    let runs = workspace.catalog.runs().await?;
+    Table::new()
+        .text("corpus", runs.iter().map(|r| Some(&r.corpus)))
+        .text("logical_time", runs.iter().map(|r| Some(rfc3339(r.logical_ms))))
+        .text("state", runs.iter().map(|r| Some(r.state.as_str())))
+        .text("cause", runs.iter().map(|r| Some(&r.cause)))
+        .number("attempts", runs.iter().map(|r| Some(u64::from(r.attempts))))
+        .text("started_at", runs.iter().map(|r| r.started_ms.map(rfc3339)))
+        .text("finished_at", runs.iter().map(|r| r.finished_ms.map(rfc3339)))
+        .text("note", runs.iter().map(|r| r.note.as_ref()))
         .rows()
 }
 

@@ -36,9 +36,11 @@ mod maintenance;
 mod names;
 mod objects;
 mod options;
+mod procedures;
 mod publish;
 mod report;
 mod runner;
+mod schedules;
 mod script;
 mod statements;
 mod workspace;
@@ -46,7 +48,7 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::{Cluster, ClusterOptions, Remote, RemoteScript, ServeOptions, WorkerInfo, serve};
+pub use cluster::{Cluster, ClusterOptions, Remote, RemoteScript, ScriptInfo, ServeOptions, WorkerInfo, serve};
 pub use coordinator::Coordinator;
 pub use corpusmill_operators::causes;
 pub use corpusmill_proto::control::ListKind;

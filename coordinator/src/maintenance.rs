@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use corpusmill_corpus::{CorpusReader, ExportFormat, ExportOptions, ExportReport, Manifest, VerifyReport};
+use corpusmill_corpus::{CorpusReader, ExportFormat, ExportOptions, ExportReport, Manifest, TAGS_FILE, VerifyReport};
 use corpusmill_sql::{ObjectKind, StatementKind};
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
-use crate::build::files_of;
+use crate::admission::SetAside;
+use crate::build::{CORPUS, files_of};
 use crate::catalog::{BuildEnd, BuildRow, Space, now_ms, rfc3339};
 use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
@@ -40,6 +41,7 @@ pub(crate) async fn corpora(workspace: &Workspace) -> Result<Vec<CorpusInfo>> {
         };
         infos.push(CorpusInfo {
             schedule: schedule_of(workspace, &name).await?,
+            tags: warehouse.tags(&name).await?,
             version: manifest.version,
             rows: manifest.rows,
             bytes: manifest.bytes,
@@ -116,7 +118,7 @@ fn reading<'a>(
 }
 
 /// Brings the catalogue up to date with what the process before left: commits that were decided on are carried out,
-/// and builds that were committed are ended.
+/// and builds that were committed are ended, as are those that cannot go on: a materialised view begins again.
 ///
 /// A process that was stopped may wake up and commit what it had decided on: then it finds that done.
 ///
@@ -125,10 +127,21 @@ fn reading<'a>(
 pub(crate) async fn recover(workspace: &Workspace) -> Result<()> {
     let layout = &workspace.layout;
     workspace.catalog.nobody_waits().await?;
+    workspace.catalog.requeue_runs().await?;
     let corpora = layout.warehouse().corpora().await?;
     for build in workspace.catalog.builds().await? {
-        let known = corpora.contains(&build.object) || build.intent.is_some();
-        if build.state != BuildState::Running || !known {
+        if build.state != BuildState::Running {
+            continue;
+        }
+        if build.kind != CORPUS {
+            let end = BuildEnd {
+                error: Some("its process was stopped; what reads it builds it again".to_owned()),
+                ..BuildEnd::default()
+            };
+            workspace.catalog.end_build(&build.id, BuildState::Failed, &end).await?;
+            continue;
+        }
+        if !corpora.contains(&build.object) && build.intent.is_none() {
             continue;
         }
         let prefix = layout.warehouse().corpus_root(&build.object)?;
@@ -181,10 +194,16 @@ pub(crate) async fn recover(workspace: &Workspace) -> Result<()> {
 /// Removes what no version and no live build knows.
 ///
 /// A build that did not end in a version is live while it is the newest of its object and younger than `older_than`:
-/// the same statement may go on with it. Receipts go before the files that they name.
+/// the same statement may go on with it. Receipts go before the files that they name. What is being built is left alone
+/// as a whole, and what is swept is not built meanwhile; what nobody has heard of yet has newer files than are swept.
 pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run: bool) -> Result<VacuumReport> {
     let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
     let oldest_kept_ms = now_ms().saturating_sub(age);
+    let corpora = workspace.layout.warehouse().corpora().await?;
+    let mut objects: BTreeSet<String> = corpora.iter().cloned().collect();
+    objects.extend(workspace.catalog.builds().await?.into_iter().map(|build| build.object));
+    let (aside, busy) = set_aside(workspace, objects);
+    // Read again: whoever was about to build has built, or waits.
     let builds = workspace.catalog.builds().await?;
     let live: BTreeSet<String> = builds
         .iter()
@@ -192,7 +211,8 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
             let open = !matches!(build.state, BuildState::Committed | BuildState::Unchanged);
             let newest = builds.iter().find(|other| other.object == build.object);
             let young = build.finished_ms.unwrap_or(build.started_ms) >= oldest_kept_ms;
-            open && young && newest.is_some_and(|newest| newest.id == build.id)
+            let resumable = open && young && newest.is_some_and(|newest| newest.id == build.id);
+            resumable || busy.contains(&build.object)
         })
         .map(|build| build.id.clone())
         .collect();
@@ -205,7 +225,7 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
     };
     sweep.report.dry_run = dry_run;
     sweep.folder("_staging", |_| false).await?;
-    for corpus in workspace.layout.warehouse().corpora().await? {
+    for corpus in corpora.into_iter().filter(|corpus| !busy.contains(corpus)) {
         let Some(known) = files_of_all_versions(workspace, &corpus).await? else {
             workspace.event(Event::Warning(format!(
                 "corpus {corpus} has versions that corpusmill did not make: nothing of it is swept, so that none of \
@@ -215,22 +235,42 @@ pub(crate) async fn vacuum(workspace: &Workspace, older_than: Duration, dry_run:
         };
         sweep
             .folder(&corpus_folder(&corpus), |path| {
-                path.starts_with("_delta_log/") || known.contains(path)
+                path.starts_with("_delta_log/") || path == TAGS_FILE || known.contains(path)
             })
             .await?;
     }
-    let current = current_views(&builds, oldest_kept_ms);
+    let mut current = current_views(&builds, oldest_kept_ms);
+    current.extend(busy.iter().map(|object| format!("{object}/")));
     sweep
         .folder("_views", |path| {
             current.iter().any(|folder| path.starts_with(folder.as_str()))
         })
         .await?;
+    drop(aside);
     if !dry_run {
         workspace
             .layout
             .remove_empty_folders(workspace.layout.warehouse().root());
     }
     Ok(sweep.report)
+}
+
+/// Keeps scripts from building `objects`; gives also those that are being built, and says so.
+fn set_aside(workspace: &Workspace, objects: BTreeSet<String>) -> (Vec<SetAside>, BTreeSet<String>) {
+    let mut aside = Vec::new();
+    let mut busy = BTreeSet::new();
+    for object in objects {
+        match workspace.set_aside(&object) {
+            Some(held) => aside.push(held),
+            None => {
+                workspace.event(Event::Warning(format!(
+                    "{object} is being built: nothing of it is swept"
+                )));
+                busy.insert(object);
+            }
+        }
+    }
+    (aside, busy)
 }
 
 /// Folders below `_views` that are in use: the newest build of each view, and one that was the newest not long ago,

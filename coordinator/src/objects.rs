@@ -56,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) tables: BTreeMap<String, String>,
     /// Tokenizers and functions with their digest: a plan shows their names only.
     pub(crate) functions: BTreeMap<String, String>,
+    /// Corpora of which the newest version is read.
+    pub(crate) corpora: BTreeSet<String>,
 }
 
 impl Seen {
@@ -64,6 +66,7 @@ impl Seen {
         self.views.extend(other.views);
         self.tables.extend(other.tables);
         self.functions.extend(other.functions);
+        self.corpora.extend(other.corpora);
     }
 
     /// What a fingerprint needs beside plan and input files.
@@ -191,7 +194,7 @@ impl CatalogObjects {
     }
 
     async fn corpus_of(&self, name: &str, version: Option<u64>) -> Result<Option<CorpusTable>> {
-        let warehouse = self.layout.warehouse();
+        let (warehouse, newest) = (self.layout.warehouse(), version.is_none());
         let version = match version {
             Some(version) => version,
             None => match warehouse.versions(name).await {
@@ -205,6 +208,11 @@ impl CatalogObjects {
             Err(CorpusError::NotFound { what: "corpus", .. }) => return Ok(None),
             manifest => manifest?,
         };
+        if newest {
+            self.note(|seen| {
+                seen.corpora.insert(name.to_owned());
+            });
+        }
         Ok(Some(self.corpus_table(name, version, &manifest)?))
     }
 

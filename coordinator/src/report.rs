@@ -147,6 +147,22 @@ pub struct CorpusInfo {
     pub digest: String,
     /// Its SCHEDULE clause, as text; it runs under a coordinator of a cluster.
     pub schedule: Option<String>,
+    /// Its tags, and the versions that they stand for.
+    #[serde(default)]
+    pub tags: BTreeMap<String, u64>,
+}
+
+impl CorpusInfo {
+    /// The tags as text: `prod = 41, stage = 42`.
+    #[must_use]
+    pub fn tags_text(&self) -> String {
+        let tags: Vec<String> = self
+            .tags
+            .iter()
+            .map(|(tag, version)| format!("{tag} = {version}"))
+            .collect();
+        tags.join(", ")
+    }
 }
 
 /// One line of `builds`.
@@ -176,6 +192,48 @@ pub struct BuildInfo {
     pub error: Option<String>,
     /// What the expectations saw, also when they failed the build.
     pub expectations: Vec<ExpectationReport>,
+}
+
+/// How far the run of a schedule is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RunState {
+    /// It waits for its turn, or to be tried again.
+    Queued,
+    /// It is under way.
+    Running,
+    /// It made a version, or found that nothing has changed.
+    Succeeded,
+    /// It failed, and is not tried again.
+    Failed,
+    /// It was not started; its note says why.
+    Skipped,
+}
+
+impl RunState {
+    /// Its name in the catalogue and in `SHOW RUNS`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// The state called `name`.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::Queued,
+            Self::Running,
+            Self::Succeeded,
+            Self::Failed,
+            Self::Skipped,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == name)
+    }
 }
 
 /// What `vacuum` removed, or would remove.

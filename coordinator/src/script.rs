@@ -11,7 +11,7 @@ use crate::error::{CoordinatorError, Result};
 use crate::events::{Event, Outcome, Sink};
 use crate::objects::resolve_paths;
 use crate::workspace::Workspace;
-use crate::{inspect, statements};
+use crate::{inspect, procedures, statements};
 
 /// Runs all statements of `text`; nothing runs when one of them does not parse.
 pub(crate) async fn run(coordinator: &Coordinator, text: &str, origin: &str, sink: &mut dyn Sink) -> Result<()> {
@@ -123,7 +123,7 @@ async fn execute(coordinator: &Coordinator, session: &Session, statement: &State
                 .map_err(SqlError::Engine)?;
             Ok(Outcome::Message(statement.summary()))
         }
-        StatementKind::Call(call) => unsupported(statement, &format!("CALL {}", call.procedure)),
+        StatementKind::Call(call) => procedures::call(workspace, statement, call).await,
         _ => unsupported(statement, &statement.summary()),
     }
 }

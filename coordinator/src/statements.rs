@@ -16,6 +16,7 @@ use crate::inspect;
 use crate::layout::{corpus_folder, staging_folder};
 use crate::names::nearest;
 use crate::objects::{CatalogObjects, load_tokenizer, resolve_paths};
+use crate::schedules::triggers;
 use crate::workspace::Workspace;
 
 mod hash_list;
@@ -31,6 +32,9 @@ pub(crate) struct Settings {
     /// SUSPEND SCHEDULE was said last.
     #[serde(default)]
     pub(crate) suspended: bool,
+    /// When RESUME SCHEDULE was said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resumed_ms: Option<i64>,
     /// Options set.
     #[serde(default)]
     pub(crate) options: Vec<(String, String)>,
@@ -229,6 +233,7 @@ pub(crate) async fn create_corpus(
             object.kind
         )));
     }
+    triggers::check(workspace, session, statement, corpus).await?;
     let versions = workspace.layout.warehouse().corpora().await?;
     let exists = versions.contains(&corpus.name);
     if exists && !corpus.or_refresh && !corpus.or_replace {
@@ -356,8 +361,11 @@ async fn no_corpus(workspace: &Workspace, name: &str) -> CoordinatorError {
 /// `ALTER CORPUS`.
 pub(crate) async fn alter_corpus(workspace: &Workspace, alter: &AlterCorpus) -> Result<Outcome> {
     let name = &alter.name;
-    if let AlterCorpusAction::RollbackTo(version) = &alter.action {
-        return rollback::to_version(workspace, name, *version).await;
+    match &alter.action {
+        AlterCorpusAction::RollbackTo(version) => return rollback::to_version(workspace, name, *version).await,
+        AlterCorpusAction::SetTag(tag, version) => return set_tag(workspace, name, tag, Some(*version)).await,
+        AlterCorpusAction::DropTag(tag) => return set_tag(workspace, name, tag, None).await,
+        _ => {}
     }
     let object = workspace.catalog.object(Space::Relation, name).await?;
     let Some(mut object) = object.filter(|object| object.kind == ObjectKind::Corpus.words()) else {
@@ -371,6 +379,7 @@ pub(crate) async fn alter_corpus(workspace: &Workspace, alter: &AlterCorpus) -> 
         }
         AlterCorpusAction::ResumeSchedule => {
             settings.suspended = false;
+            settings.resumed_ms = Some(now_ms());
             format!("schedule of corpus {name} is resumed; it runs under the coordinator of a cluster")
         }
         AlterCorpusAction::Set(options) => {
@@ -386,13 +395,24 @@ pub(crate) async fn alter_corpus(workspace: &Workspace, alter: &AlterCorpus) -> 
             settings.options.extend(options.iter().cloned());
             format!("options of corpus {name} are set; its next build uses them")
         }
-        AlterCorpusAction::RollbackTo(_) => return Err(no_corpus(workspace, name).await),
+        AlterCorpusAction::RollbackTo(_) | AlterCorpusAction::SetTag(..) | AlterCorpusAction::DropTag(_) => {
+            return Err(no_corpus(workspace, name).await);
+        }
     };
     object.settings = serde_json::to_string(&settings)
         .map_err(|e| CoordinatorError::Invalid(format!("options of corpus {name}: {e}")))?;
     object.updated_ms = now_ms();
     workspace.catalog.put_object(Space::Relation, &object).await?;
     Ok(Outcome::Message(text))
+}
+
+/// `ALTER CORPUS … SET TAG`, `… DROP TAG`: what a loader finds under `corpus@tag`.
+async fn set_tag(workspace: &Workspace, corpus: &str, tag: &str, version: Option<u64>) -> Result<Outcome> {
+    workspace.layout.warehouse().set_tag(corpus, tag, version).await?;
+    Ok(Outcome::Message(match version {
+        Some(version) => format!("{corpus}@{tag} is version {version}"),
+        None => format!("{corpus}@{tag} is no more"),
+    }))
 }
 
 /// `DROP kind [IF EXISTS] name`. Dropping a corpus removes its versions: the log first, so that no reader finds half.
@@ -429,6 +449,7 @@ pub(crate) async fn drop_object(workspace: &Workspace, drop: &DropObject) -> Res
             workspace.layout.remove(&staging_folder(&build.id)).await?;
         }
         workspace.catalog.forget_builds(name).await?;
+        workspace.catalog.forget_runs(name).await?;
     }
     if matches!(drop.kind, ObjectKind::MaterializedView | ObjectKind::HashList) && found {
         workspace.layout.remove(&format!("_views/{name}")).await?;

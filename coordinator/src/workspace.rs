@@ -11,7 +11,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Admission, Turn};
+use crate::admission::{Admission, SetAside, Turn};
 use crate::catalog::Catalog;
 use crate::cluster::{BallistaRunner, Cluster};
 use crate::error::{CoordinatorError, Result};
@@ -103,6 +103,11 @@ impl Workspace {
             alone = self.admission.alone(name) => Ok(alone),
             () = self.cancel.cancelled() => Err(CoordinatorError::Cancelled),
         }
+    }
+
+    /// Keeps the scripts of this process from building `object` until this is dropped; `None` when one does, or waits to.
+    pub(crate) fn set_aside(&self, object: &str) -> Option<SetAside> {
+        self.admission.set_aside(object)
     }
 
     /// Tells an event.

@@ -48,4 +48,4 @@ pub use store::{
     StoreAdvice, StoreAttempts, StoreOptions, open_store, store_advice, store_attempts, store_message, store_retry,
 };
 pub use verify::{Fault, VerifyReport, verify};
-pub use warehouse::{VersionInfo, Warehouse};
+pub use warehouse::{TAGS_FILE, VersionInfo, Warehouse};

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod log;
+mod tags;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use object_store::path::Path;
 use crate::error::{CorpusError, Result};
 use crate::manifest::Manifest;
 use crate::store::{StoreOptions, object_path, open_store, read_whole};
+pub use tags::TAGS_FILE;
 
 /// Where corpora are. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -148,10 +150,10 @@ impl Warehouse {
         }
     }
 
-    /// Understands `name@41`, `name@latest` and `name`, and checks that the version exists.
+    /// Understands `name@41`, `name@latest`, `name@TAG` and `name`, and checks that the version exists.
     ///
     /// # Errors
-    /// [`CorpusError::Argument`] if it is neither, [`CorpusError::NotFound`] if there is no such corpus or version.
+    /// [`CorpusError::NotFound`] if there is no such corpus, version or tag.
     pub async fn resolve(&self, text: &str) -> Result<(String, u64)> {
         let (name, version) = text.split_once('@').unwrap_or((text, "latest"));
         let versions = self.versions(name).await?;
@@ -159,11 +161,10 @@ impl Warehouse {
             // The list is not empty, or `versions` had refused.
             return Ok((name.to_owned(), versions.last().copied().unwrap_or(0)));
         }
-        let number = version
-            .strip_prefix('v')
-            .unwrap_or(version)
-            .parse()
-            .map_err(|_| CorpusError::argument("version", text, "expected name@NUMBER, name@latest or name"))?;
+        let number = match version.strip_prefix('v').unwrap_or(version).parse() {
+            Ok(number) => number,
+            Err(_) => self.tagged(name, version).await?,
+        };
         if versions.contains(&number) {
             Ok((name.to_owned(), number))
         } else {

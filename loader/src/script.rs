@@ -1,5 +1,6 @@
 //! A script on a coordinator, followed for `corpusmill.submit`.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(crate) struct PyScript {
 impl PyScript {
     /// Connects to a coordinator, and begins to send the script.
     #[new]
-    #[pyo3(signature = (coordinator, text, origin, base_dir, as_of_ms))]
+    #[pyo3(signature = (coordinator, text, origin, base_dir, as_of_ms, certs))]
     fn new(
         py: Python<'_>,
         coordinator: &str,
@@ -45,6 +46,7 @@ impl PyScript {
         origin: String,
         base_dir: String,
         as_of_ms: Option<i64>,
+        certs: Option<PathBuf>,
     ) -> Result<Self> {
         let request = SubmitRequest {
             text,
@@ -52,7 +54,7 @@ impl PyScript {
             base_dir,
             as_of_ms,
         };
-        py.detach(|| Self::submit(coordinator, request))
+        py.detach(|| Self::submit(coordinator, request, certs))
     }
 
     /// What happens next, None after a good end. Waits without the GIL; a signal's exception leaves the script as it is.
@@ -83,14 +85,18 @@ impl PyScript {
 }
 
 impl PyScript {
-    fn submit(coordinator: &str, request: SubmitRequest) -> Result<Self> {
+    fn submit(coordinator: &str, request: SubmitRequest, certs: Option<PathBuf>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("corpusmill-submit")
             .enable_all()
             .build()
             .map_err(LoaderError::Threads)?;
-        let credentials = Credentials::of_environment().map_err(ServeError::from)?;
+        let credentials = match certs {
+            Some(folder) => Credentials::read(&folder).map(Some),
+            None => Credentials::of_environment(),
+        };
+        let credentials = credentials.map_err(ServeError::from)?;
         let remote = runtime.block_on(Remote::connect(coordinator, credentials.as_ref()))?;
         let cancel = CancellationToken::new();
         let mut conversation = remote.run(request, cancel.clone());

@@ -206,3 +206,28 @@ def test_a_coordinator_that_dies_and_comes_back_is_waited_for(folder: Folder) ->
     assert not thread.is_alive() and results, folder.cluster.logs()
     # The first statement was done before; what it said comes once.
     assert len(results[0].outcomes) == 2 and results[0].build.rows == 1000
+
+
+def test_certificates_are_taken_by_argument(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CORPUSMILL_CERTS", raising=False)
+    certs = tmp_path / "certs"
+    subprocess.run([str(PROGRAM), "certs", "init", str(certs)], check=True, capture_output=True)
+    home = ["--home", str(tmp_path / "home")]
+    coordinator = subprocess.Popen(
+        [str(PROGRAM), *home, "coordinator", "--listen", "127.0.0.1:0", "--certs", str(certs)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert coordinator.stdout is not None
+        url = coordinator.stdout.readline().strip()
+        assert url.startswith("https://")
+        with pytest.raises(corpusmill.CoordinatorError, match="CORPUSMILL_CERTS|certs"):
+            corpusmill.submit("SELECT 1 AS one", coordinator=url, on_event=None)
+        done = corpusmill.submit("SELECT 40 + 2 AS n", coordinator=url, certs=certs, on_event=None)
+        assert done.rows.to_pylist() == [{"n": 42}]
+    finally:
+        coordinator.kill()
+        coordinator.wait()
+        assert coordinator.stdout is not None
+        coordinator.stdout.close()

@@ -31,7 +31,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Conversation {
     remote: Remote,
-    request: SubmitRequest,
+    /// What is sent; none where somebody else sent it, and this only watches.
+    request: Option<SubmitRequest>,
     cancel: CancellationToken,
     /// The coordinator was told of the cancellation.
     cancelled: bool,
@@ -81,13 +82,26 @@ enum Stopped {
 }
 
 impl Conversation {
+    /// Sends `request`.
     pub(crate) fn new(remote: Remote, request: SubmitRequest, cancel: CancellationToken) -> Self {
         Self {
+            request: Some(request),
+            ..Self::of(remote, None, cancel)
+        }
+    }
+
+    /// Watches what somebody else sent.
+    pub(crate) fn watching(remote: Remote, script: String, cancel: CancellationToken) -> Self {
+        Self::of(remote, Some(script), cancel)
+    }
+
+    fn of(remote: Remote, script: Option<String>, cancel: CancellationToken) -> Self {
+        Self {
             remote,
-            request,
+            request: None,
             cancel,
             cancelled: false,
-            script: None,
+            script,
             messages: None,
             next: 0,
             outcomes: Outcomes::default(),
@@ -153,6 +167,9 @@ impl Conversation {
         };
         let message = tokio::select! {
             message = messages.message() => message,
+            () = self.cancel.cancelled(), if self.request.is_none() => {
+                return Err(Stopped::Failed(RemoteError::Cancelled));
+            }
             () = self.cancel.cancelled(), if !self.cancelled => {
                 self.cancelled = true;
                 let script = self.script.clone().unwrap_or_default();
@@ -175,23 +192,28 @@ impl Conversation {
     }
 
     async fn open(&mut self) -> Result<Streaming<Message>, Stopped> {
-        let script = match &self.script {
-            Some(script) => script.clone(),
-            None => {
-                let reply = in_time(self.remote.client.submit(self.request.clone())).await;
+        let script = match (&self.script, &self.request) {
+            (Some(script), _) => script.clone(),
+            (None, Some(request)) => {
+                let reply = in_time(self.remote.client.submit(request.clone())).await;
                 let script = reply.map_err(|status| self.stopped(status))?.into_inner().script;
                 self.script.insert(script).clone()
             }
+            (None, None) => return Err(Stopped::Failed(self.remote.broken("it does not know the script"))),
         };
-        let from = self.next;
-        let messages = in_time(self.remote.client.watch(WatchRequest { script, from })).await;
+        let watch = WatchRequest {
+            script,
+            from: self.next,
+            without_results: self.request.is_none(),
+        };
+        let messages = in_time(self.remote.client.watch(watch)).await;
         Ok(messages.map_err(|status| self.stopped(status))?.into_inner())
     }
 
     /// What a failed call means.
     fn stopped(&self, status: Status) -> Stopped {
         match status.code() {
-            Code::NotFound if self.script.is_some() => Stopped::Forgotten,
+            Code::NotFound if self.script.is_some() && self.request.is_some() => Stopped::Forgotten,
             // A coordinator of another version or token refuses, one that is full asks to come later: a person decides.
             Code::NotFound
             | Code::FailedPrecondition

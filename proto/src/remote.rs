@@ -9,7 +9,7 @@ use tonic::{Code, Response, Status};
 
 use crate::ControlClient;
 use crate::caller::{Caller, broken_off};
-use crate::control::{DescribeRequest, ListKind, ListRequest, SubmitRequest};
+use crate::control::{CancelRequest, DescribeRequest, ListKind, ListRequest, SubmitRequest};
 use crate::conversation::Conversation;
 use crate::coordinators::Coordinators;
 use crate::error::{RemoteError, Result};
@@ -116,6 +116,36 @@ impl Remote {
     #[must_use]
     pub fn run(&self, request: SubmitRequest, cancel: CancellationToken) -> Conversation {
         Conversation::new(self.clone(), request, cancel)
+    }
+
+    /// Sends a script, and leaves it there; gives its id.
+    ///
+    /// # Errors
+    /// [`RemoteError::Refused`] or [`RemoteError::Lost`] when it is not taken.
+    pub async fn submit(&mut self, request: SubmitRequest) -> Result<String> {
+        let sent = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.submit(request).await }
+        });
+        Ok(sent.await?.script)
+    }
+
+    /// Follows the script `script`, which somebody else sent, without its results; `cancel` ends that, not the script.
+    #[must_use]
+    pub fn watch(&self, script: &str, cancel: CancellationToken) -> Conversation {
+        Conversation::watching(self.clone(), script.to_owned(), cancel)
+    }
+
+    /// Asks for the script `script` to be stopped cleanly; false when it had ended.
+    ///
+    /// # Errors
+    /// [`RemoteError::Refused`] when there is no such script, [`RemoteError::Lost`] when the coordinator does not answer.
+    pub async fn cancel(&mut self, script: &str) -> Result<bool> {
+        let asked = self.ask(|mut client| {
+            let script = script.to_owned();
+            async move { client.cancel(CancelRequest { script }).await }
+        });
+        Ok(asked.await?.running)
     }
 
     /// Corpora, builds, workers or scripts of the coordinator, as a JSON array of objects.

@@ -37,6 +37,8 @@ pub struct DeskOptions {
     pub host: IpAddr,
     /// The port there; 0 is one of the system's choice.
     pub port: u16,
+    /// Where trainers reach it, where something between them maps its address to another.
+    pub advertise: Option<SocketAddr>,
     /// Folder for decoded blocks, shared by all ranks and jobs; none are kept without.
     pub cache_dir: Option<String>,
     /// Bound of that folder, bytes. Default 64 GiB.
@@ -59,6 +61,7 @@ impl DeskOptions {
             name: name.into(),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
+            advertise: None,
             cache_dir: None,
             cache_bytes: 64 << 30,
             memory_bytes: 1 << 30,
@@ -152,7 +155,8 @@ impl Desk {
     /// Serves until `shutdown`; sessions then end, and trainers go on with another worker.
     pub async fn run(self, shutdown: CancellationToken) {
         let sessions = TaskTracker::new();
-        let offering = offer(&self.shared, self.coordinators.clone(), self.address(), &self.token);
+        let reached = self.shared.options.advertise.unwrap_or(self.address());
+        let offering = offer(&self.shared, self.coordinators.clone(), reached, &self.token);
         let accepting = async {
             while let Ok(exporter) = self.server.accept().await {
                 let (shared, stop) = (self.shared.clone(), shutdown.clone());

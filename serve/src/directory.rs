@@ -20,6 +20,8 @@ use crate::ranking::preferred;
 
 /// Workers that may offer to serve, and ranks that may read, at once.
 const CALLS_MAX: usize = 65_536;
+/// Workers that a rank is told of. More would be sent to every rank whenever any worker comes or goes.
+const SERVERS_MAX: usize = 8;
 /// How long the ranks of a job may take to open before the missing ones are named in the log.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -89,8 +91,7 @@ impl Directory {
             token: w.token,
         };
         OpenReply {
-            servers: workers.into_iter().map(server).collect(),
-            ranks_open: self.jobs.missing(&request.job).0,
+            servers: workers.into_iter().take(SERVERS_MAX).map(server).collect(),
         }
     }
 }
@@ -175,15 +176,14 @@ impl Streams for Calls {
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<Self::OpenStream>, Status> {
         let (directory, request) = (self.0.clone(), request.into_inner());
-        let rank = directory.jobs.open(&request).map_err(|e| match e {
+        let (rank, is_first) = directory.jobs.open(&request).map_err(|e| match e {
             NotTaken::Refused(reason) => Status::failed_precondition(reason),
             NotTaken::Busy(reason) => Status::already_exists(reason),
         })?;
         tracing::info!(job = %request.job, rank = request.rank, world = request.world, reader = %request.reader, "reads");
-        if directory.jobs.missing(&request.job).0 == 1 {
+        if is_first {
             tell_the_missing(directory.clone(), request.job.clone());
         }
-        directory.changes.send_modify(|n| *n += 1);
         let dismissed = directory.open_calls();
         let reading = Reading {
             changes: directory.changes.subscribe(),

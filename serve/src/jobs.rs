@@ -40,8 +40,8 @@ impl Jobs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a rank in.
-    pub(crate) fn open(self: &Arc<Self>, request: &OpenRequest) -> Result<OpenRank, NotTaken> {
+    /// Takes a rank in, and says whether it is the first of its job.
+    pub(crate) fn open(self: &Arc<Self>, request: &OpenRequest) -> Result<(OpenRank, bool), NotTaken> {
         let OpenRequest {
             job,
             rank,
@@ -82,13 +82,15 @@ impl Jobs {
                  and other runs have other job names"
             )));
         }
+        let is_first = entry.ranks.is_empty();
         entry.ranks.insert(*rank, reader.clone());
-        Ok(OpenRank {
+        let rank = OpenRank {
             jobs: self.clone(),
             job: job.clone(),
             rank: *rank,
             reader: reader.clone(),
-        })
+        };
+        Ok((rank, is_first))
     }
 
     /// How many ranks of a job are open, and which of its world are not.

@@ -1,5 +1,7 @@
 //! The one session that everything is planned in.
 
+mod spill_pool;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +10,6 @@ use corpusmill_operators::PlanPredictions;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
@@ -29,13 +30,17 @@ use crate::sources::stores::StoresOnDemand;
 use crate::statement::{CreateExternalTable, CreateView, Statement, StatementKind};
 use crate::table_functions;
 use crate::{asof, bind, expectations, hash_lists, models};
+use spill_pool::SpillPool;
+
+/// Rows in a batch, where memory is not short.
+const ROWS: usize = 8_192;
 
 /// How much of the machine a session may use.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
     /// Partitions that run side by side; 0 stands for the number of cores.
     pub target_partitions: usize,
-    /// Rows in a batch.
+    /// Rows in a batch; 0 stands for 8,192, or fewer where memory is limited to less than a gigabyte.
     pub batch_size: usize,
     /// Bytes that sorts, joins and aggregates may hold before they spill; `None` for no limit.
     pub memory_limit_bytes: Option<usize>,
@@ -45,11 +50,22 @@ pub struct SessionOptions {
     pub spill_limit_bytes: Option<u64>,
 }
 
+impl SessionOptions {
+    /// Rows in a batch. An operator holds a few whole batches before it can spill.
+    fn batch_rows(&self) -> usize {
+        let by_memory = |bytes: usize| (bytes >> 17).next_power_of_two().clamp(64, ROWS);
+        match self.batch_size {
+            0 => self.memory_limit_bytes.map_or(ROWS, by_memory),
+            rows => rows,
+        }
+    }
+}
+
 impl Default for SessionOptions {
     fn default() -> Self {
         SessionOptions {
             target_partitions: 0,
-            batch_size: 8192,
+            batch_size: 0,
             memory_limit_bytes: None,
             spill_dir: None,
             spill_limit_bytes: None,
@@ -118,7 +134,7 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false)
-        .with_batch_size(options.batch_size.max(1));
+        .with_batch_size(options.batch_rows());
     if options.target_partitions > 0 {
         config = config.with_target_partitions(options.target_partitions);
     }
@@ -127,6 +143,11 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
     // Round-robin exchanges make the order of rows depend on timing, and a cluster drops them anyway.
     settings.optimizer.enable_round_robin_repartition = false;
     settings.catalog.has_header = true;
+    if let Some(bytes) = options.memory_limit_bytes {
+        // Each sort takes it before its first row.
+        let reserved = &mut settings.execution.sort_spill_reservation_bytes;
+        *reserved = (*reserved).min(bytes / 64);
+    }
 
     // The engine's own bound is 100 GB; a disk that is full is told as such, so there is none unless a person sets it.
     let mut disk =
@@ -144,7 +165,7 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         .with_object_store_registry(Arc::new(StoresOnDemand::default()))
         .with_disk_manager_builder(disk);
     if let Some(bytes) = options.memory_limit_bytes {
-        runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
+        runtime = runtime.with_memory_pool(Arc::new(SpillPool::new(bytes)));
     }
     let mut state = SessionStateBuilder::new()
         .with_config(config)

@@ -92,7 +92,7 @@ pub enum StatementKind {
     Explain(Box<EngineStatement>),
     /// `SET name = value`: an option of the session.
     Set(Box<EngineStatement>),
-    /// `CALL name(…)`: parsed, run by a coordinator of a later part.
+    /// `CALL name(…)`
     Call(Call),
 }
 
@@ -328,6 +328,10 @@ pub struct AlterCorpus {
 pub enum AlterCorpusAction {
     /// `ROLLBACK TO VERSION n`: a new version with the content of version n.
     RollbackTo(u64),
+    /// `SET TAG 'name' = n`: `corpus@name` is version n from now on.
+    SetTag(String, u64),
+    /// `DROP TAG 'name'`
+    DropTag(String),
     /// `SET (key = value, …)`
     Set(Vec<(String, String)>),
     /// `SUSPEND SCHEDULE`
@@ -358,6 +362,8 @@ pub enum Show {
     HashLists,
     /// `SHOW SCHEDULES`
     Schedules,
+    /// `SHOW RUNS`
+    Runs,
 }
 
 /// An object by kind, where it was given, and name.

@@ -15,6 +15,7 @@ mod assign_split;
 mod clusters;
 mod connected_components;
 mod contamination;
+mod corpus_diff;
 mod exact_duplicates;
 pub(crate) mod hash_match;
 mod label_conflicts;
@@ -24,6 +25,7 @@ mod near_duplicates;
 pub(crate) mod read_blob;
 mod relation;
 mod semantic_duplicates;
+mod stratified_sample;
 mod substring_duplicates;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ pub(crate) const NAMES: &[&str] = &[
     "assign_split",
     "connected_components",
     "contamination",
+    "corpus_diff",
     "exact_duplicates",
     "hash_match",
     "label_conflicts",
@@ -50,6 +53,7 @@ pub(crate) const NAMES: &[&str] = &[
     "near_duplicates",
     "read_blob",
     "semantic_duplicates",
+    "stratified_sample",
     "substring_duplicates",
 ];
 
@@ -58,8 +62,6 @@ const LATER: &[&str] = &[
     "resolve_labels",
     "nearest_neighbors",
     "hard_negatives",
-    "stratified_sample",
-    "corpus_diff",
     "exposure",
     "lineage",
 ];
@@ -120,11 +122,13 @@ impl TableFunctionPlanner {
             "exact_duplicates" => exact_duplicates::plan(arguments, context),
             "connected_components" => connected_components::plan(arguments),
             "contamination" => contamination::plan(arguments),
+            "corpus_diff" => corpus_diff::plan(arguments),
             "hash_match" => hash_match::plan(arguments),
             "label_conflicts" => label_conflicts::plan(arguments),
             "media_duplicates" => media_duplicates::plan(arguments, context),
             "near_duplicates" => near_duplicates::plan(arguments, context),
             "semantic_duplicates" => semantic_duplicates::plan(arguments, context),
+            "stratified_sample" => stratified_sample::plan(arguments),
             "substring_duplicates" => substring_duplicates::plan(arguments),
             "ml_predict" => ml_predict::plan(arguments),
             _ => read_blob::plan(arguments),

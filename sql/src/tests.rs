@@ -9,6 +9,7 @@ mod hash_lists;
 mod near_duplicates;
 mod planning;
 mod python;
+mod samples;
 mod semantic_duplicates;
 mod sources;
 mod substring_duplicates;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use corpusmill_tests::{Place, Program, dataset};
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ fn a_wrong_command_line_ends_with_2() -> Result<()> {
         &["rnu"][..],
         &["run"],
         &["run", "a.sql", "-c", "SELECT 1"],
-        &["show", "a@latest"],
+        &["show", "a@"],
         &["run", "x", "--memory-limit", "3"],
     ] {
         Program::new(&place, arguments)?.run()?.failed(2)?;
@@ -233,5 +233,40 @@ fn an_altered_shard_is_found_and_ends_with_4() -> Result<()> {
     ended.failed(4)?;
     std::fs::write(shard, &bytes[..bytes.len() - 100])?;
     Program::new(&place, &["verify", "small"])?.run()?.failed(4)?;
+    Ok(())
+}
+
+#[test]
+fn versions_have_names() -> Result<()> {
+    let place = Place::new()?;
+    let build = publish(&place)?;
+    let sql = |sql: &str| Program::new(&place, &["run", "-c", sql])?.run();
+    sql("ALTER CORPUS small SET TAG 'prod' = 0")?.succeeded()?;
+    let shown = Program::new(&place, &["show", "small@prod", "-o", "json"])?
+        .run()?
+        .succeeded()?;
+    assert_eq!(serde_json::from_str::<Value>(&shown)?["digest"], build["digest"]);
+    let listed = Program::new(&place, &["corpora", "-o", "json"])?.run()?.succeeded()?;
+    assert_eq!(
+        serde_json::from_str::<Value>(&listed)?[0]["tags"],
+        serde_json::json!({"prod": 0})
+    );
+    // A vacuum leaves them.
+    Program::new(&place, &["vacuum", "--older-than-hours", "0"])?
+        .run()?
+        .succeeded()?;
+    Program::new(&place, &["verify", "small@prod"])?.run()?.succeeded()?;
+    for (statement, told) in [
+        ("ALTER CORPUS small SET TAG 'prod' = 7", "small@7"),
+        ("ALTER CORPUS small SET TAG '7' = 0", "neither a number"),
+        ("ALTER CORPUS small SET TAG 'latest' = 0", "neither a number"),
+        ("ALTER CORPUS small DROP TAG 'stage'", "it has prod"),
+    ] {
+        let error = sql(statement)?.failed(1)?;
+        ensure!(error.contains(told), "{statement}: {error}");
+    }
+    sql("ALTER CORPUS small DROP TAG 'prod'")?.succeeded()?;
+    let error = Program::new(&place, &["show", "small@prod"])?.run()?.failed(1)?;
+    ensure!(error.contains("it has no tags"), "{error}");
     Ok(())
 }

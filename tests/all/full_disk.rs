@@ -133,3 +133,19 @@ fn spilled_rows_have_a_bound_of_their_own() -> Result<()> {
     assert_eq!(digest(again)?, digest(run(&whole, &[])?)?);
     Ok(())
 }
+
+#[test]
+fn a_build_holds_a_tenth_of_its_rows() -> Result<()> {
+    // 100 MB of texts, twice sorted: for the window that finds equal ones, and into shards.
+    let sql = "CREATE CORPUS c (PRIMARY KEY (id)) WITH (shards = 4) AS
+  SELECT * FROM exact_duplicates(
+    (SELECT value AS id, repeat(md5(CAST(value / 2 AS VARCHAR)), 16) AS body FROM generate_series(1, 200000)),
+    key => 'id', columns => ['body']);";
+    let digest_with = |more: &[&str]| {
+        let place = Place::new()?;
+        place.write("c.sql", sql)?;
+        digest(run(&place, more)?)
+    };
+    assert_eq!(digest_with(&["--memory-limit", "10M"])?, digest_with(&[])?);
+    Ok(())
+}

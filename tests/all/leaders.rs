@@ -1,14 +1,18 @@
 //! Two coordinators over one catalogue in PostgreSQL: one leads, the other takes over, and whatever happens to them the
 //! build ends in one version with the rows of an undisturbed one.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use corpusmill_tests::{Ended, PASSWORD, Place, Postgres, Program, Sandbox, not_run_here};
+use corpusmill_tests::{Ended, PASSWORD, Place, Postgres, Program, Sandbox, not_run_here, python};
 
 use crate::cluster::{ONE_STEP, SQL, embedded, place};
 use crate::health::{get, start, until};
+use crate::repository;
+use crate::security::certificates;
 
 /// A server, or a line that says that there is none.
 fn server(test: &str) -> Result<Option<Postgres>> {
@@ -260,5 +264,94 @@ fn one_process_works_with_a_catalogue_in_postgresql() -> Result<()> {
     let removed = Program::new(&place, &["vacuum", "--older-than-hours", "0", "-o", "json"])?.run()?;
     removed.succeeded()?;
     Program::new(&place, &["verify", "text"])?.run()?.succeeded()?;
+    Ok(())
+}
+
+#[test]
+fn a_catalogue_is_reached_inside_tls() -> Result<()> {
+    let Some(mut server) = server("a_catalogue_is_reached_inside_tls")? else {
+        return Ok(());
+    };
+    let mut place = place(ONE_STEP)?;
+    let certs = certificates(&place, "certs", &["127.0.0.1"])?;
+    let foreign = certificates(&place, "foreign", &["127.0.0.1"])?;
+    let port = server.listen_with_tls(&certs.join("server.pem"), &certs.join("server.key"))?;
+    place.set("PGPASSWORD", PASSWORD);
+    let run = |mode: &str, authority: &Path| -> Result<Ended> {
+        let authority = authority.join("ca.pem");
+        let url = format!(
+            "postgres://mill@127.0.0.1:{port}/postgres?sslmode={mode}&sslrootcert={}",
+            authority.display()
+        );
+        let home = format!("home-{mode}");
+        let arguments = [
+            "run",
+            "text.sql",
+            "--home",
+            &home,
+            "--warehouse",
+            "lake",
+            "--catalog",
+            &url,
+        ];
+        Program::new(&place, &arguments)?.run()
+    };
+    run("verify-full", &certs)?.succeeded()?;
+    // An authority that did not sign the server's certificate, and a caller without TLS.
+    let stranger = run("verify-full", &foreign)?.failed(1)?;
+    ensure!(stranger.to_lowercase().contains("certificate"), "{stranger}");
+    let plain = run("disable", &certs)?.failed(1)?;
+    ensure!(plain.contains("pg_hba") || plain.contains("encryption"), "{plain}");
+    Ok(())
+}
+
+/// What `tests/security/stream.py` says of the batches of the sandbox's corpus, from `source`.
+fn stream(python: &Path, sandbox: &Sandbox, source: &str, pause: Option<&str>) -> Command {
+    let mut command = Command::new(python);
+    command
+        .arg(repository().join("tests/security/stream.py"))
+        .arg(sandbox.place().home().join("warehouse"))
+        .arg(source)
+        .args(pause)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_trainer_goes_on_when_the_leader_dies_and_a_new_one_finds_the_next() -> Result<()> {
+    let test = "a_trainer_goes_on_when_the_leader_dies_and_a_new_one_finds_the_next";
+    let package = std::env::var_os("PYTHONPATH").is_some_and(|path| Path::new(&path).join("corpusmill").is_dir());
+    let Some(python) = python(&["numpy"]).filter(|_| package) else {
+        not_run_here(
+            test,
+            "no Python with numpy and the package `corpusmill` (tools/python-package)",
+        );
+        return Ok(());
+    };
+    let Some(server) = server(test)? else {
+        return Ok(());
+    };
+    let sandbox = cluster(SQL, &server, None)?;
+    sandbox.submit("text.sql")?.run()?.succeeded()?;
+    let said = |output: Output| Ok::<_, anyhow::Error>(Ended::from(output).succeeded()?.trim().to_owned());
+    let expected = said(stream(&python, &sandbox, "-", None).output()?)?;
+    let expected = expected.trim_end_matches(" -");
+    let source = sandbox.url().replace("http://", "corpusmill://");
+    let mut trainer = stream(&python, &sandbox, &source, Some("3")).spawn()?;
+    let mut out = BufReader::new(trainer.stdout.take().context("it has an output")?);
+    let mut line = String::new();
+    out.read_line(&mut line)?;
+    assert_eq!(line, "paused\n");
+    sandbox.signal_coordinator("KILL")?;
+    trainer.stdin.take().context("it has an input")?.write_all(b"\n")?;
+    line.clear();
+    out.read_to_string(&mut line)?;
+    said(trainer.wait_with_output()?)?;
+    ensure!(line.starts_with(expected), "{line}: {expected}\n{}", sandbox.logs());
+    // The workers offer themselves to whoever leads now.
+    let next = said(stream(&python, &sandbox, &source, None).output()?).with_context(|| sandbox.logs())?;
+    ensure!(next.starts_with(expected), "{next}: {expected}");
     Ok(())
 }

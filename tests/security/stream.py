@@ -1,4 +1,6 @@
-"""The batches of a corpus as a digest: `stream.py WAREHOUSE SOURCE`, where SOURCE is a coordinator, or `-` for none."""
+"""The batches of a corpus as a digest: `stream.py WAREHOUSE SOURCE [BATCHES]`, where SOURCE is a coordinator, or `-` for
+none. After so many batches it says `paused`, and waits for a line.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import numpy as np
 
 import corpusmill
 
-warehouse, source = sys.argv[1:]
+warehouse, source, *pause = sys.argv[1:]
 plan = corpusmill.Plan(
     "text", warehouse=warehouse, seed=5, global_batch=64, tokens=None, columns=["posts", "newest"], epochs=1, cache_dir=""
 )
@@ -24,5 +26,8 @@ for batch in loader:
             else:
                 digest.update(f"{field} {part!r}".encode())
     batches += 1
+    if [str(batches)] == pause:
+        print("paused", flush=True)
+        sys.stdin.readline()
 assert batches > 10, batches
 print(digest.hexdigest(), loader.served_by[0] if loader.served_by else "-")

@@ -1,6 +1,7 @@
 //! A PostgreSQL server of a test's own: a fresh folder, a Unix socket, gone when it is dropped.
 
 use std::io::{Error, Result, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ pub struct Postgres {
     programs: PathBuf,
     /// The server refuses to run as root.
     user: Option<&'static str>,
+    /// Settings of the server, as arguments.
+    settings: Vec<String>,
     server: Child,
 }
 
@@ -55,11 +58,13 @@ impl Postgres {
             .arg("--pgdata")
             .arg(&data);
         run(&mut make)?;
-        let server = serve(user, &programs, folder.path())?;
+        let settings = vec!["-c".to_owned(), "listen_addresses=".to_owned()];
+        let server = serve(user, &programs, folder.path(), &settings)?;
         let mut this = Self {
             folder,
             programs,
             user,
+            settings,
             server,
         };
         this.wait()?;
@@ -101,6 +106,41 @@ impl Postgres {
         self.start_again()
     }
 
+    /// Starts it again on a port of this machine, for callers with TLS only; gives the port.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn listen_with_tls(&mut self, certificate: &Path, key: &Path) -> Result<u16> {
+        self.stop()?;
+        let folder = self.folder.path();
+        std::fs::write(
+            folder.join("data/pg_hba.conf"),
+            "hostssl all all 127.0.0.1/32 scram-sha-256\n",
+        )?;
+        // The server refuses a key that others can read.
+        let (own_certificate, own_key) = (folder.join("server.pem"), folder.join("server.key"));
+        std::fs::copy(certificate, &own_certificate)?;
+        std::fs::copy(key, &own_key)?;
+        run(Command::new("chmod").arg("600").arg(&own_key))?;
+        if let Some(user) = self.user {
+            run(Command::new("chown").arg(user).args([&own_certificate, &own_key]))?;
+        }
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let listen = [
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={port}"),
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", own_certificate.display()),
+            format!("ssl_key_file={}", own_key.display()),
+        ];
+        self.settings = listen
+            .into_iter()
+            .flat_map(|setting| ["-c".to_owned(), setting])
+            .collect();
+        self.start_again()?;
+        Ok(port)
+    }
+
     /// Ends it as a crash of the machine would.
     ///
     /// # Errors
@@ -116,7 +156,7 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_again(&mut self) -> Result<()> {
-        self.server = serve(self.user, &self.programs, self.folder.path())?;
+        self.server = serve(self.user, &self.programs, self.folder.path(), &self.settings)?;
         self.wait()
     }
 
@@ -163,7 +203,7 @@ fn as_user(user: Option<&str>, program: &Path) -> Command {
     command
 }
 
-fn serve(user: Option<&str>, programs: &Path, folder: &Path) -> Result<Child> {
+fn serve(user: Option<&str>, programs: &Path, folder: &Path, settings: &[String]) -> Result<Child> {
     // The file of the process before says nothing about this one.
     let _ = std::fs::remove_file(folder.join("data/postmaster.pid"));
     let log = std::fs::File::options()
@@ -177,7 +217,7 @@ fn serve(user: Option<&str>, programs: &Path, folder: &Path) -> Result<Child> {
         .arg("-k")
         .arg(folder)
         .arg("-F");
-    server.args(["-c", "listen_addresses=", "-c", "shared_buffers=16MB"]);
+    server.args(["-c", "shared_buffers=16MB"]).args(settings);
     server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()
 }
 

@@ -9,9 +9,8 @@ use ballista_core::config::BALLISTA_JOB_NAME;
 use ballista_core::error::BallistaError;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
-use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, chain, failpoint};
+use corpusmill_operators::{FailureCause, TaskFailure, WriteRows, WriteShards, failpoint};
 use corpusmill_traces::Span;
-use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
@@ -162,10 +161,13 @@ fn told(error: DataFusionError, worker: &str) -> DataFusionError {
     DataFusionError::Execution(failure.to_text())
 }
 
+/// How Arrow's errors begin that are made of the status of a call.
+const BROKEN_OFF: &str = "Ipc error: code: '";
+
 fn is_of_the_network(error: &DataFusionError) -> bool {
-    // A body that breaks off in the middle comes as an error of Arrow's, with the status of the call as its text.
-    let broke_off = |link: &(dyn std::error::Error + 'static)| matches!(link.downcast_ref(), Some(ArrowError::IpcError(text)) if text.contains("code: '"));
-    if chain(error).any(broke_off) {
+    // A body that breaks off in the middle comes as an error of Arrow's, with the status of the call as its text, and
+    // Ballista wraps it in errors that name no source.
+    if error.to_string().contains(BROKEN_OFF) {
         return true;
     }
     match error.find_root() {
@@ -186,6 +188,8 @@ fn is_of_the_network(error: &DataFusionError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::error::ArrowError;
+
     use super::*;
 
     #[test]
@@ -194,11 +198,18 @@ mod tests {
         let error = DataFusionError::External(Box::new(lost)).context("while joining");
         let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
         assert_eq!(failure.cause, FailureCause::Transient);
-        let body =
-            "Ipc error: code: 'Unknown error', message: \"h2 protocol error: error reading a body from connection\"";
-        let error = DataFusionError::External(Box::new(ArrowError::IpcError(body.into())));
-        let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
-        assert_eq!(failure.cause, FailureCause::Transient);
+        let body = "code: 'Unknown error', message: \"h2 protocol error: error reading a body from connection\"";
+        let broken = || ArrowError::IpcError(body.into());
+        for inner in [
+            Box::new(broken()) as Box<dyn std::error::Error + Send + Sync>,
+            Box::new(BallistaError::ArrowError(Box::new(broken()))),
+            Box::new(BallistaError::ArrowError(Box::new(ArrowError::IpcError(
+                broken().to_string(),
+            )))),
+        ] {
+            let failure = TaskFailure::find(&told(DataFusionError::External(inner), "w2 (/tmp)").to_string()).unwrap();
+            assert_eq!(failure.cause, FailureCause::Transient, "{failure:?}");
+        }
         let error = DataFusionError::from(ArrowError::IpcError("Unexpected magic".into()));
         let failure = TaskFailure::find(&told(error, "w2 (/tmp)").to_string()).unwrap();
         assert_eq!(failure.cause, FailureCause::Engine);

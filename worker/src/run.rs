@@ -53,6 +53,8 @@ pub struct WorkerOptions {
     pub network: Option<ClusterNetwork>,
     /// Port for trainers; 0 is one of the system's choice.
     pub stream_port: u16,
+    /// Where trainers reach that port, where something between maps it to another address.
+    pub stream_address: Option<SocketAddr>,
     /// Tasks side by side; the number of cores when `None`.
     pub vcores: Option<usize>,
     /// Bytes that all tasks together may hold before they spill; 70 % of the machine's memory when `None`.
@@ -85,6 +87,7 @@ impl WorkerOptions {
             credentials: None,
             network: None,
             stream_port: 0,
+            stream_address: None,
             vcores: None,
             memory_limit_bytes: None,
             spill_limit_bytes: None,
@@ -159,6 +162,7 @@ fn desk_options(options: &WorkerOptions, base: &Path) -> DeskOptions {
         credentials: options.credentials.clone(),
         host: host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         port: options.stream_port,
+        advertise: options.stream_address,
         cache_dir: Some(cache.to_string_lossy().into_owned()),
         cache_bytes: options.cache_bytes,
         slots_bytes: options.slots_bytes,

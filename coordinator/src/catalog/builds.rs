@@ -37,6 +37,8 @@ pub(crate) struct BuildRow {
     pub(crate) id: String,
     /// The corpus or materialised view.
     pub(crate) object: String,
+    /// As in [`NewBuild`].
+    pub(crate) kind: String,
     /// How it ended.
     pub(crate) state: BuildState,
     /// As in [`NewBuild`].
@@ -88,7 +90,7 @@ pub(crate) struct BuildEnd {
     pub(crate) error: Option<String>,
 }
 
-const COLUMNS: &str = "id, object, state, sql, sql_digest, fingerprint, logical_ms, version, started_ms, finished_ms, \
+const COLUMNS: &str = "id, object, kind, state, sql, sql_digest, fingerprint, logical_ms, version, started_ms, finished_ms, \
                        row_count, byte_count, digest, files, expectations, error, intent";
 
 fn unsigned(value: Option<i64>) -> Option<u64> {
@@ -109,6 +111,7 @@ fn build(row: &AnyRow) -> Result<BuildRow, sqlx::Error> {
     Ok(BuildRow {
         id: row.try_get("id")?,
         object: row.try_get("object")?,
+        kind: row.try_get("kind")?,
         state: BuildState::from_name(&state)
             .ok_or_else(|| sqlx::Error::Decode(format!("unknown build state {state}").into()))?,
         sql: row.try_get("sql")?,

@@ -31,6 +31,17 @@ pub struct RemoteScript {
     pub as_of: Option<DateTime<Utc>>,
 }
 
+impl From<RemoteScript> for SubmitRequest {
+    fn from(script: RemoteScript) -> Self {
+        Self {
+            text: script.text,
+            origin: script.origin,
+            base_dir: script.base_dir,
+            as_of_ms: script.as_of.map(|time| time.timestamp_millis()),
+        }
+    }
+}
+
 /// A connection to a coordinator, or to whichever of several leads.
 #[derive(Debug, Clone)]
 pub struct Remote(corpusmill_proto::Remote);
@@ -58,13 +69,44 @@ impl Remote {
         events: &Arc<dyn Events>,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let request = SubmitRequest {
-            text: script.text,
-            origin: script.origin,
-            base_dir: script.base_dir,
-            as_of_ms: script.as_of.map(|time| time.timestamp_millis()),
-        };
-        let conversation = Arc::new(Mutex::new(self.0.run(request, cancel.clone())));
+        let conversation = self.0.run(script.into(), cancel.clone());
+        self.follow(conversation, sink, events).await
+    }
+
+    /// Sends a script, and leaves it there; gives its id.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Cluster`] when it is not taken.
+    pub async fn submit(&mut self, script: RemoteScript) -> Result<String> {
+        Ok(self.0.submit(script.into()).await?)
+    }
+
+    /// Follows the script `script`, which somebody else sent, to its end, without the rows of its queries; `cancel` ends
+    /// that, not the script.
+    ///
+    /// # Errors
+    /// As [`Remote::run_script`], and when there is no such script.
+    pub async fn watch(
+        &mut self,
+        script: &str,
+        sink: &mut dyn Sink,
+        events: &Arc<dyn Events>,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let conversation = self.0.watch(script, cancel.clone());
+        self.follow(conversation, sink, events).await
+    }
+
+    /// Asks for the script `script` to be stopped cleanly; false when it had ended.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Cluster`] when there is no such script, or the coordinator does not answer.
+    pub async fn cancel(&mut self, script: &str) -> Result<bool> {
+        Ok(self.0.cancel(script).await?)
+    }
+
+    async fn follow(&self, conversation: Conversation, sink: &mut dyn Sink, events: &Arc<dyn Events>) -> Result<()> {
+        let conversation = Arc::new(Mutex::new(conversation));
         loop {
             let what = conversation.lock().await.next().await?;
             let Some(what) = what else { return Ok(()) };

@@ -24,10 +24,17 @@ use ballista_scheduler::state::task_manager::JobInfoCache;
 pub(super) struct Ledger {
     inner: Arc<dyn ClusterState>,
     bound: Mutex<HashMap<String, u32>>,
-    /// Labels of executors, by their ids.
-    labels: Mutex<HashMap<String, BTreeSet<String>>>,
+    /// What executors said of themselves, by their ids.
+    members: Mutex<HashMap<String, Member>>,
     /// Labels that jobs ask for, by their names.
     wanted: Mutex<HashMap<String, String>>,
+}
+
+/// What a worker said of itself when it joined.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) labels: BTreeSet<String>,
 }
 
 /// A job that asks for vcores.
@@ -44,30 +51,24 @@ impl Ledger {
         Self {
             inner,
             bound: Mutex::default(),
-            labels: Mutex::default(),
+            members: Mutex::default(),
             wanted: Mutex::default(),
         }
     }
 
-    /// The executor `executor` will have these labels.
-    pub(super) fn labelled(&self, executor: &str, labels: &[String]) {
-        if !labels.is_empty() {
-            let labels = labels.iter().cloned().collect();
-            lock(&self.labels).insert(executor.to_owned(), labels);
-        }
+    /// The executor `executor` is about to register.
+    pub(super) fn joins(&self, executor: &str, member: Member) {
+        lock(&self.members).insert(executor.to_owned(), member);
     }
 
     /// Whether an executor has a label.
     pub(super) fn has(&self, executor: &str, label: &str) -> bool {
-        lock(&self.labels)
-            .get(executor)
-            .is_some_and(|labels| labels.contains(label))
+        self.member(executor).labels.contains(label)
     }
 
-    /// The labels of an executor.
-    pub(super) fn labels(&self, executor: &str) -> Vec<String> {
-        let labels = lock(&self.labels);
-        labels.get(executor).into_iter().flatten().cloned().collect()
+    /// What an executor said of itself.
+    pub(super) fn member(&self, executor: &str) -> Member {
+        lock(&self.members).get(executor).cloned().unwrap_or_default()
     }
 
     /// The job called `job` runs where this label is; anywhere without one.
@@ -146,8 +147,8 @@ impl ClusterState for Ledger {
         for job in self.asking(&jobs).await {
             let mut executors = executors.clone();
             if let Some(label) = &job.label {
-                let labels = lock(&self.labels);
-                let with_label = labels.iter().filter(|(_, labels)| labels.contains(label));
+                let members = lock(&self.members);
+                let with_label = members.iter().filter(|(_, member)| member.labels.contains(label));
                 let with_label = with_label.map(|(executor, _)| executor.clone());
                 let alive = |executor: &String| executors.as_ref().is_none_or(|alive| alive.contains(executor));
                 executors = Some(with_label.filter(alive).collect());
@@ -190,7 +191,7 @@ impl ClusterState for Ledger {
 
     async fn remove_executor(&self, executor: &str) -> Result<()> {
         lock(&self.bound).remove(executor);
-        lock(&self.labels).remove(executor);
+        lock(&self.members).remove(executor);
         self.inner.remove_executor(executor).await
     }
 

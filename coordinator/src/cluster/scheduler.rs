@@ -21,13 +21,13 @@ use corpusmill_proto::member_endpoint;
 use corpusmill_sql::PlanCodec;
 use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use futures::StreamExt as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Member};
 use crate::error::{CoordinatorError, Result};
 
 /// Messages between scheduler and workers: a plan that names many files, or carries a tokenizer, is large.
@@ -73,10 +73,12 @@ impl Default for ClusterOptions {
 }
 
 /// A worker that is connected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// Id of its executor; another one after each restart.
     pub id: String,
+    /// What it calls itself.
+    pub name: String,
     /// Its host and port for tasks.
     pub address: String,
     /// Tasks that it runs side by side.
@@ -206,11 +208,13 @@ impl Cluster {
                 continue;
             }
             if let Ok(known) = self.workers.get_executor_metadata(id).await {
+                let member = self.workers.member(id);
                 workers.push(WorkerInfo {
                     id: id.clone(),
+                    name: member.name,
                     address: format!("{}:{}", known.host, known.grpc_port),
                     vcores: known.specification.vcores,
-                    labels: self.workers.labels(id),
+                    labels: member.labels.into_iter().collect(),
                     heard_seconds_ago: ago,
                 });
             }
@@ -248,9 +252,9 @@ impl Cluster {
         self.forgetful.store(true, Ordering::SeqCst);
     }
 
-    /// The executor `executor`, which is about to register, will have these labels.
-    pub(super) fn labelled(&self, executor: &str, labels: &[String]) {
-        self.workers.labelled(executor, labels);
+    /// The executor `executor` is about to register.
+    pub(super) fn joins(&self, executor: &str, member: Member) {
+        self.workers.joins(executor, member);
     }
 
     /// The job called `job` runs on workers with this label; on any, without one.

@@ -11,7 +11,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +26,15 @@ const READER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages of one script that are kept; the oldest go first.
 const MESSAGES_MAX: usize = 10_000;
 
-/// One line of a list of scripts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct ScriptInfo {
-    pub(super) script: String,
-    pub(super) origin: String,
-    pub(super) state: &'static str,
+/// A script that a coordinator was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptInfo {
+    /// Its id.
+    pub script: String,
+    /// Where it came from: a file name.
+    pub origin: String,
+    /// `queued`, `running` or `ended`.
+    pub state: String,
 }
 
 /// A script, from its submission on.
@@ -83,7 +86,7 @@ impl Script {
         ScriptInfo {
             script: self.id.clone(),
             origin: self.origin.clone(),
-            state,
+            state: state.to_owned(),
         }
     }
 
@@ -173,8 +176,9 @@ impl Script {
         Ok(())
     }
 
-    /// The next message from number `from` on; `None` after the last. Rows are handed out once.
-    pub(super) async fn next(&self, from: u64) -> Option<Message> {
+    /// The next message from number `from` on, that of a result only with `results`; `None` after the last. Rows are
+    /// handed out once.
+    pub(super) async fn next(&self, from: u64, results: bool) -> Option<Message> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -182,7 +186,8 @@ impl Script {
             changed.as_mut().enable();
             {
                 let mut log = self.log();
-                let found = log.messages.iter().position(|message| message.number >= from);
+                let wanted = |message: &Message| message.number >= from && (results || !is_result(message));
+                let found = log.messages.iter().position(wanted);
                 if let Some(index) = found {
                     let message = log.messages[index].clone();
                     let rows = message.what.as_ref().map_or(0, rows_bytes);
@@ -202,6 +207,13 @@ impl Script {
             changed.await;
         }
     }
+}
+
+fn is_result(message: &Message) -> bool {
+    matches!(
+        message.what,
+        Some(What::RowsBegin(_) | What::Rows(_) | What::RowsEnd(_))
+    )
 }
 
 fn rows_bytes(what: &What) -> usize {
@@ -280,7 +292,7 @@ mod tests {
         let reader = Arc::clone(&script);
         let read = tokio::spawn(async move {
             let mut seen = vec![];
-            while let Some(message) = reader.next(seen.len() as u64).await {
+            while let Some(message) = reader.next(seen.len() as u64, true).await {
                 seen.push(message.what);
             }
             seen
@@ -297,7 +309,10 @@ mod tests {
                 Some(end)
             ]
         );
-        assert_eq!(script.next(1).await.unwrap().what, Some(What::Warning("b".into())));
+        assert_eq!(
+            script.next(1, true).await.unwrap().what,
+            Some(What::Warning("b".into()))
+        );
         assert_eq!(script.info().state, "ended");
     }
 
@@ -308,9 +323,11 @@ mod tests {
         script.say_rows(big.clone()).await.unwrap();
         let writer = Arc::clone(&script);
         let writing = tokio::spawn(async move { writer.say_rows(vec![1]).await });
-        assert_eq!(script.next(0).await.unwrap().what, Some(What::Rows(big.clone())));
+        // Whoever only watches takes nothing away.
+        assert!(futures::poll!(std::pin::pin!(script.next(0, false))).is_pending());
+        assert_eq!(script.next(0, true).await.unwrap().what, Some(What::Rows(big.clone())));
         writing.await.unwrap().unwrap();
-        assert_eq!(script.next(1).await.unwrap().what, Some(What::Rows(vec![1])));
+        assert_eq!(script.next(1, true).await.unwrap().what, Some(What::Rows(vec![1])));
         script.say_rows(big).await.unwrap();
         script.cancel.cancel();
         assert!(matches!(

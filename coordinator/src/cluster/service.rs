@@ -2,6 +2,7 @@
 
 mod health;
 mod leadership;
+mod scheduled;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use super::ledger::Member;
 use super::scheduler::{Cluster, ClusterOptions};
 use super::scripts::{Script, ScriptEvents, ScriptSink};
 use crate::catalog::Candidate;
@@ -276,7 +278,11 @@ impl Control for Handle {
         let term = self.0.leads()?;
         let request = request.into_inner();
         tracing::info!(worker = %request.name, vcores = request.vcores, labels = ?request.labels, "a worker joins");
-        self.0.cluster.labelled(&request.executor, &request.labels);
+        let member = Member {
+            name: request.name,
+            labels: request.labels.into_iter().collect(),
+        };
+        self.0.cluster.joins(&request.executor, member);
         let address = self.0.cluster.address();
         Ok(Response::new(JoinReply {
             scheduler_host: address.ip().to_string(),
@@ -311,8 +317,9 @@ impl Control for Handle {
         self.0.leads()?;
         let request = request.into_inner();
         let script = self.0.script(&request.script)?;
-        let messages = futures::stream::unfold((script, request.from), |(script, from)| async move {
-            let message = script.next(from).await?;
+        let results = !request.without_results;
+        let messages = futures::stream::unfold((script, request.from), move |(script, from)| async move {
+            let message = script.next(from, results).await?;
             let next = message.number + 1;
             Some((Ok(message), (script, next)))
         });

@@ -41,7 +41,7 @@ fn names_and_versions_are_resolved() {
             ("mod_txt", "did you mean `mod_text`?"),
             ("zzz", "warehouse has images, mod_text"),
             ("mod_text@9", "has versions 0 to 2"),
-            ("mod_text@new", "name@NUMBER"),
+            ("mod_text@new", "it has no tags: a version is mod_text@NUMBER"),
             ("../secret", "expected letters"),
             ("_views", "not beginning with"),
         ] {

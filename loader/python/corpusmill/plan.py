@@ -30,7 +30,7 @@ class Plan:
     Parameters
     ----------
     corpus
-        ``"name@version"``, ``"name@latest"`` or ``"name"`` (the latest), or a mapping of several to their weights:
+        ``"name@version"``, ``"name@tag"``, ``"name@latest"`` or ``"name"`` (the latest), or a mapping of several to their weights:
         ``{"mod_text@41": 0.7, "other@3": 0.3}``. Weights are relative; draws follow them exactly (low discrepancy).
         A name may have its warehouse before it: ``"s3://lake/corpora/mod_text@41"``.
     warehouse

@@ -143,6 +143,7 @@ def submit(
     sql: str | os.PathLike[str],
     *,
     coordinator: str | None = None,
+    certs: str | os.PathLike[str] | None = None,
     as_of: datetime.datetime | None = None,
     base_dir: str | os.PathLike[str] | None = None,
     on_event: Callable[[Event], None] | None = print_event,
@@ -162,6 +163,8 @@ def submit(
     Args:
         sql: Statements as text, or the path of a file with them, which errors then name.
         coordinator: Its address; ``$CORPUSMILL_COORDINATOR`` or ``http://127.0.0.1:50050`` when None.
+        certs: Folder with certificates and token, as ``corpusmill certs init`` makes them; ``$CORPUSMILL_CERTS`` when
+            None, and no TLS where that is not set either.
         as_of: Logical time of builds, what ``run_start()`` gives, with a time zone; now when None.
         base_dir: The folder that relative paths in the SQL start from, which coordinator and workers must see too; the
             current one when None.
@@ -185,6 +188,7 @@ def submit(
         origin,
         str(pathlib.Path(base_dir or ".").absolute()),
         None if as_of is None else int(as_of.timestamp() * 1000),
+        None if certs is None else os.fspath(certs),
     )
     outcomes: list[Build | Rows | str] = []
     try:

@@ -79,6 +79,9 @@ pub struct WatchRequest {
     /// Number of the first message that is wanted, from 0.
     #[prost(uint64, tag = "2")]
     pub from: u64,
+    /// Results are left out: their rows are handed out once, and somebody else waits for them.
+    #[prost(bool, tag = "3")]
+    pub without_results: bool,
 }
 /// Something that happened to a script.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

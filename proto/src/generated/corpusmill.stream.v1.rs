@@ -47,12 +47,9 @@ pub struct OpenRequest {
 /// Who serves a rank.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenReply {
-    /// Workers, the one to be preferred first; none while none is there.
+    /// A few workers, the one to be preferred first; none while none is there.
     #[prost(message, repeated, tag = "1")]
     pub servers: ::prost::alloc::vec::Vec<Server>,
-    /// Ranks of the job that have their stream open.
-    #[prost(uint32, tag = "2")]
-    pub ranks_open: u32,
 }
 /// A worker that serves.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -136,8 +136,9 @@ fn parse_schedule(cursor: &mut Cursor<'_>) -> Result<Schedule> {
     if cursor.eat("EVERY") {
         let count = cursor.unsigned("a number")?;
         let position = cursor.position();
-        let unit = cursor.name("MINUTES, HOURS, DAYS or WEEKS")?;
+        let unit = cursor.name("SECONDS, MINUTES, HOURS, DAYS or WEEKS")?;
         let unit_seconds = match unit.trim_end_matches('s') {
+            "second" => 1,
             "minute" => 60,
             "hour" => 3_600,
             "day" => 86_400,
@@ -145,7 +146,7 @@ fn parse_schedule(cursor: &mut Cursor<'_>) -> Result<Schedule> {
             _ => {
                 return Err(cursor.fault(
                     position,
-                    format!("unknown unit '{unit}'; expected MINUTES, HOURS, DAYS or WEEKS"),
+                    format!("unknown unit '{unit}'; expected SECONDS, MINUTES, HOURS, DAYS or WEEKS"),
                 ));
             }
         };
@@ -199,10 +200,18 @@ pub(super) fn parse_alter(cursor: &mut Cursor<'_>) -> Result<AlterCorpus> {
         AlterCorpusAction::SuspendSchedule
     } else if cursor.eat("RESUME SCHEDULE") {
         AlterCorpusAction::ResumeSchedule
+    } else if cursor.eat("SET TAG") {
+        let tag = cursor.string("a tag in quotes, such as 'prod'")?;
+        cursor.expect_token(&Token::Eq)?;
+        AlterCorpusAction::SetTag(tag, cursor.unsigned("a version number")?)
+    } else if cursor.eat("DROP TAG") {
+        AlterCorpusAction::DropTag(cursor.string("a tag in quotes, such as 'prod'")?)
     } else if cursor.eat("SET") {
         AlterCorpusAction::Set(cursor.options()?)
     } else {
-        return Err(cursor.expected("ROLLBACK TO VERSION n, SET (…), SUSPEND SCHEDULE or RESUME SCHEDULE"));
+        return Err(cursor.expected(
+            "ROLLBACK TO VERSION n, SET (…), SET TAG 'name' = n, DROP TAG 'name', SUSPEND SCHEDULE or RESUME SCHEDULE",
+        ));
     };
     cursor.finish()?;
     Ok(AlterCorpus { name, action })

@@ -6,7 +6,7 @@ use super::cursor::Cursor;
 use crate::error::{Result, nearest};
 use crate::statement::{Call, DropObject, ObjectKind, ObjectRef, Show};
 
-const SHOWN: [(&str, Show); 9] = [
+const SHOWN: [(&str, Show); 10] = [
     ("CORPORA", Show::Corpora),
     ("BUILDS", Show::Builds),
     ("TABLES", Show::Tables),
@@ -16,6 +16,7 @@ const SHOWN: [(&str, Show); 9] = [
     ("MODELS", Show::Models),
     ("HASH LISTS", Show::HashLists),
     ("SCHEDULES", Show::Schedules),
+    ("RUNS", Show::Runs),
 ];
 
 /// Parses `SHOW things`.

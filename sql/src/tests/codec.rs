@@ -132,6 +132,12 @@ fn of_table_function(name: &str) -> Option<&'static str> {
         "hash_match" => {
             "SELECT id, match_id, match_distance FROM hash_match((SELECT id, encode(sha256(body), 'hex') AS h FROM posts), HASHLIST known, key => 'id', hash => 'h', max_distance => 5)"
         }
+        "corpus_diff" => {
+            "SELECT id, change FROM corpus_diff((SELECT * FROM posts WHERE id % 3 > 0), (SELECT id, id % 4 AS body FROM posts), key => 'id')"
+        }
+        "stratified_sample" => {
+            "SELECT id, inclusion_prob FROM stratified_sample((SELECT id, id % 3 AS part FROM posts), key => 'id', by => 'part', rows => 2)"
+        }
         "label_conflicts" => {
             "SELECT id, conflict FROM label_conflicts((SELECT id, body, id % 2 AS label FROM posts), cluster => 'body', label => 'label')"
         }

@@ -59,7 +59,8 @@ impl Service {
     /// Leads whenever it can, until the shutdown; scripts are stopped then, and the lead is given back.
     pub(super) async fn lead(self: Arc<Self>, candidate: Candidate) {
         if !self.home.catalog.location().is_server() {
-            self.shutdown.cancelled().await;
+            let workspace = Arc::new(Workspace::new(&self.home, &self.options));
+            self.keep_schedules(workspace, None, self.shutdown.clone()).await;
             self.step_down().await;
             return;
         }
@@ -69,7 +70,7 @@ impl Service {
                 () = self.shutdown.cancelled() => return,
             };
             match self.begin(lease).await {
-                Ok(right) => self.until_the_end(right).await,
+                Ok((right, workspace)) => self.until_the_end(right, workspace).await,
                 Err(error) => {
                     tracing::warn!(%error, "cannot lead; tries again");
                     tokio::time::sleep(PAUSE).await;
@@ -91,19 +92,20 @@ impl Service {
     }
 
     /// Ends what the leader before left, and takes scripts.
-    async fn begin(&self, lease: Lease) -> Result<Arc<Right>> {
+    async fn begin(&self, lease: Lease) -> Result<(Arc<Right>, Arc<Workspace>)> {
         let term = lease.term;
-        let workspace = Workspace::new(&self.home, &self.options);
+        let workspace = Arc::new(Workspace::new(&self.home, &self.options));
         let right = self.home.lead(lease, &workspace).await?;
         tracing::info!(term, "leads");
         self.lead.send_replace(Lead::Here(term.unsigned_abs()));
-        Ok(right)
+        Ok((right, workspace))
     }
 
-    async fn until_the_end(&self, right: Arc<Right>) {
+    async fn until_the_end(self: &Arc<Self>, right: Arc<Right>, workspace: Arc<Workspace>) {
         let Right::Lease(lease) = &*right else { return };
+        let over = lease.lost.child_token();
         tokio::select! {
-            () = lease.lost.cancelled() => {}
+            () = self.keep_schedules(workspace, Some(Arc::clone(&right)), over) => {}
             () = self.shutdown.cancelled() => {}
         }
         self.step_down().await;
