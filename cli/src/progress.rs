@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use corpusmill_coordinator::{Event, Events};
+use corpusmill_coordinator::{Event, Events, Tasks};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::units;
@@ -127,8 +127,16 @@ impl Progress {
         (read, expected): (u64, Option<u64>),
         (bytes, spilled): (u64, u64),
         written: u64,
-        elapsed: Duration,
+        (elapsed, tasks): (Duration, Option<Tasks>),
     ) {
+        let place = tasks.map_or_else(String::new, |tasks| {
+            let (running, workers) = (
+                units::counted(tasks.running, "task"),
+                units::counted(tasks.workers, "worker"),
+            );
+            let stage = (tasks.stages_done + 1).min(tasks.stages);
+            format!(", stage {stage} of {}, {running} on {workers}", tasks.stages)
+        });
         let spilled = match spilled {
             0 => String::new(),
             some => format!(", {} spilled", units::bytes(some)),
@@ -140,7 +148,7 @@ impl Progress {
         let rate = units::count(units::per_second(read, elapsed));
         let (read, written, size) = (units::count(read), units::count(written), units::bytes(bytes));
         self.moving(&format!(
-            "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s{spilled}"
+            "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s{spilled}{place}"
         ));
     }
 
@@ -203,13 +211,14 @@ impl Events for Progress {
                 bytes_read,
                 rows_written,
                 spilled_bytes,
+                tasks,
                 elapsed,
                 ..
             } => self.goes_on(
                 (rows_read, rows_expected),
                 (bytes_read, spilled_bytes),
                 rows_written,
-                elapsed,
+                (elapsed, tasks),
             ),
             Event::StepFinished {
                 step,

@@ -9,6 +9,21 @@ use datafusion::execution::SendableRecordBatchStream;
 use crate::error::Result;
 use crate::report::BuildReport;
 
+/// The tasks of a step on workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// Stages that the step was cut into.
+    pub stages: u64,
+    /// Stages that are over.
+    pub stages_done: u64,
+    /// Tasks that run.
+    pub running: u64,
+    /// Tasks that are over, of all stages.
+    pub done: u64,
+    /// Workers that run some.
+    pub workers: u64,
+}
+
 /// Something that happened while a statement ran.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -70,6 +85,8 @@ pub enum Event {
         spilled_bytes: u64,
         /// Splits finished so far in this run.
         splits_done: usize,
+        /// Where it runs; `None` when it runs in this process.
+        tasks: Option<Tasks>,
         /// Since the step began.
         elapsed: Duration,
     },

@@ -53,7 +53,7 @@ pub use coordinator::Coordinator;
 pub use corpusmill_operators::causes;
 pub use corpusmill_proto::control::ListKind;
 pub use error::{CoordinatorError, RemoteKind, Result};
-pub use events::{Event, Events, Outcome, Silent, Sink};
+pub use events::{Event, Events, Outcome, Silent, Sink, Tasks};
 pub use options::CoordinatorOptions;
 pub use report::{BuildInfo, BuildReport, BuildState, CorpusInfo, ExpectationReport, StepReport, VacuumReport};
 pub use runner::{LocalRunner, Runner, Step};

@@ -112,6 +112,7 @@ fn reading<'a>(
             rows_written: 0,
             spilled_bytes: 0,
             splits_done: 0,
+            tasks: None,
             elapsed: began.elapsed(),
         });
     }

@@ -207,6 +207,7 @@ fn progress(step: &Step, plan: &Arc<dyn ExecutionPlan>, receipts: &[Receipt], be
         rows_written: receipts.iter().map(|r| r.rows_out).sum(),
         spilled_bytes: read.spilled,
         splits_done: receipts.len(),
+        tasks: None,
         elapsed: began.elapsed(),
     }
 }

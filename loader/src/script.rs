@@ -150,6 +150,10 @@ fn event_json(what: What) -> String {
             "kind": "progress", "build": p.build, "step": p.step, "rows_read": p.rows_read,
             "rows_expected": p.rows_expected, "bytes_read": p.bytes_read, "rows_written": p.rows_written,
             "splits_done": p.splits_done, "elapsed_ms": p.elapsed_ms, "spilled_bytes": p.spilled_bytes,
+            "tasks": p.tasks.map(|tasks| json!({
+                "stages": tasks.stages, "stages_done": tasks.stages_done, "running": tasks.running,
+                "done": tasks.done, "workers": tasks.workers,
+            })),
         }),
         What::StepEnds(s) => json!({
             "kind": "step_ends", "build": s.build, "step": s.step, "reused": s.reused, "rows_in": s.rows_in,

@@ -18,8 +18,17 @@ use crate::error::{RemoteError, Result};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// While nobody leads, a question waits so long.
 const LEADERLESS: Duration = Duration::from_secs(30);
+/// One that ended during the first call is waited for so long.
+const RESTART: Duration = Duration::from_secs(5);
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Nobody answers at an address.
+struct Gone {
+    reason: String,
+    /// Somebody took the call.
+    was_there: bool,
+}
 
 /// A connection to a coordinator, or to whichever of several leads.
 #[derive(Debug, Clone)]
@@ -40,13 +49,25 @@ impl Remote {
             url: urls.to_owned(),
             reason,
         })?;
+        let (began, mut was_there) = (Instant::now(), false);
         let mut reasons = Vec::new();
-        for _ in 0..coordinators.all().len() {
-            match Self::reach(&coordinators).await? {
-                Ok(client) => return Ok(Self { client, coordinators }),
-                Err(reason) => reasons.push(reason),
+        loop {
+            reasons.clear();
+            for _ in 0..coordinators.all().len() {
+                match Self::reach(&coordinators).await? {
+                    Ok(client) => return Ok(Self { client, coordinators }),
+                    Err(gone) => {
+                        was_there |= gone.was_there;
+                        reasons.push(gone.reason);
+                    }
+                }
+                coordinators.turn();
             }
-            coordinators.turn();
+            // One that takes a call and ends before it answers is being started again.
+            if !was_there || began.elapsed() > RESTART {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
         let url = coordinators
             .all()
@@ -65,17 +86,18 @@ impl Remote {
     }
 
     /// A client of the coordinator to ask now, or why nobody is there.
-    async fn reach(coordinators: &Coordinators) -> Result<Result<ControlClient, String>> {
+    async fn reach(coordinators: &Coordinators) -> Result<Result<ControlClient, Gone>> {
+        let gone = |reason, was_there| Ok(Err(Gone { reason, was_there }));
         let mut client = match coordinators.caller().control().await {
             Ok(client) => client,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return gone(reason, false),
         };
         // A connection says little: who shows the wrong certificate, or none, is told so by the first answer.
         let kind = ListKind::Workers.into();
         let answer = in_time(client.list(ListRequest { kind })).await;
         match answer {
             Err(status) => match broken_off(&status) {
-                Some(reason) => Ok(Err(reason)),
+                Some(reason) => gone(reason, true),
                 // One that does not lead is there as well, and knows who does.
                 None if status.code() == Code::Unavailable => Ok(Ok(client)),
                 None => Err(lost(coordinators.url(), &status)),

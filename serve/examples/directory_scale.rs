@@ -63,7 +63,7 @@ async fn measure(workers: usize, ranks: usize, a_machine: usize) -> Outcome<()> 
     let caller = Caller::new(&format!("http://{address}"), None)?;
     let (began, idle) = (Instant::now(), of_process(pid)?);
 
-    let offers = all(workers, |number| offer(caller.clone(), number)).await?;
+    let mut offers = all(workers, |number| offer(caller.clone(), number)).await?;
     let (offered, cpu_offered) = (began.elapsed(), of_process(pid)?.cpu);
     let began = Instant::now();
     let mut opened = all(ranks, |rank| open(caller.clone(), rank, ranks, a_machine)).await?;
@@ -74,7 +74,7 @@ async fn measure(workers: usize, ranks: usize, a_machine: usize) -> Outcome<()> 
     let preferred = opened.first().map(|(_, reply)| first(reply)).unwrap_or_default();
     let affected: usize = opened.iter().filter(|(_, reply)| first(reply) == preferred).count();
     let number: usize = preferred.trim_start_matches("worker-").parse()?;
-    drop(offers.into_iter().nth(number));
+    drop(offers.swap_remove(number));
     let mut told = JoinSet::new();
     let mut others = Vec::new();
     for (mut replies, reply) in opened.drain(..) {
@@ -85,16 +85,17 @@ async fn measure(workers: usize, ranks: usize, a_machine: usize) -> Outcome<()> 
         } else {
             let gone = preferred.clone();
             told.spawn(async move {
-                let next = replies.message().await.ok().flatten();
-                next.is_some_and(|next| next.servers.iter().all(|server| server.worker != gone))
+                let next = replies.message().await?.ok_or("the call of a rank ended")?;
+                match next.servers.iter().all(|server| server.worker != gone) {
+                    true => Ok::<_, Box<dyn std::error::Error + Send + Sync>>(()),
+                    false => Err("a rank was told of a worker that is gone".into()),
+                }
             });
         }
     }
     let knew = told.len();
     while let Some(heard) = told.join_next().await {
-        if !heard? {
-            return Err("a rank was not told".into());
-        }
+        heard??;
     }
     let (heard, last) = (began.elapsed(), of_process(pid)?);
     let ms = |time: Duration| (time.as_secs_f64() * 1e3).round();

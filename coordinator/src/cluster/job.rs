@@ -200,7 +200,7 @@ impl Stillness {
             self.changed = Instant::now();
         }
         let still = self.changed.elapsed();
-        let limit = if seen.tasks_running == 0 {
+        let limit = if seen.tasks.running == 0 {
             cluster.options.stall
         } else {
             cluster.options.silence
@@ -215,7 +215,7 @@ impl Stillness {
         Some(format!(
             "it stood still for {} s with {} tasks running",
             still.as_secs(),
-            seen.tasks_running
+            seen.tasks.running
         ))
     }
 }

@@ -1,5 +1,6 @@
 //! How far a job is, from the metrics of its finished tasks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ballista_core::serde::protobuf::task_status::Status;
@@ -9,6 +10,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 
 use super::evidence::Stages;
+use crate::events::Tasks;
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,10 +23,8 @@ pub(super) struct Progress {
     pub(super) rows_written: u64,
     /// Bytes that they put on disk because memory was short.
     pub(super) spilled_bytes: u64,
-    /// Tasks that ended, of all stages.
-    pub(super) tasks_done: usize,
-    /// Tasks that run.
-    pub(super) tasks_running: usize,
+    /// Stages and tasks.
+    pub(super) tasks: Tasks,
     /// Tasks of the last stage that ended.
     pub(super) splits_done: usize,
 }
@@ -33,7 +33,10 @@ impl Progress {
     /// Adds up the stages of a job.
     pub(super) fn of(stages: &Stages) -> Self {
         let mut progress = Self::default();
+        let mut workers = BTreeSet::new();
+        progress.tasks.stages = stages.len() as u64;
         for stage in stages.values() {
+            progress.tasks.stages_done += u64::from(matches!(stage, ExecutionStage::Successful(_)));
             let (plan, metrics) = match stage {
                 ExecutionStage::Running(stage) => (&stage.plan, stage.stage_metrics.as_deref().unwrap_or_default()),
                 ExecutionStage::Successful(stage) => (&stage.plan, stage.stage_metrics.as_slice()),
@@ -41,16 +44,20 @@ impl Progress {
             };
             progress.add_metrics(plan, metrics, &mut 0);
             for task in stage.task_infos().unwrap_or_default() {
-                match task.task_status {
-                    Status::Running(_) => progress.tasks_running += 1,
+                match &task.task_status {
+                    Status::Running(running) => {
+                        progress.tasks.running += 1;
+                        workers.insert(&running.executor_id);
+                    }
                     Status::Successful(_) => {
-                        progress.tasks_done += 1;
+                        progress.tasks.done += 1;
                         progress.splits_done += usize::from(stage.output_links().is_empty());
                     }
-                    Status::Failed(_) => progress.tasks_done += 1,
+                    Status::Failed(_) => progress.tasks.done += 1,
                 }
             }
         }
+        progress.tasks.workers = workers.len() as u64;
         progress
     }
 

@@ -291,6 +291,7 @@ fn told(step: &Step, seen: Progress, began: Instant) -> Event {
         rows_written: seen.rows_written,
         spilled_bytes: seen.spilled_bytes,
         splits_done: seen.splits_done,
+        tasks: Some(seen.tasks),
         elapsed: began.elapsed(),
     }
 }

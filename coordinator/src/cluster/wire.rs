@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use corpusmill_proto::control::message::What;
 use corpusmill_proto::control::{
-    BuildBegins, Failure, FailureKind, Progress, Queued, StatementBegins, StepBegins, StepEnds,
+    self, BuildBegins, Failure, FailureKind, Progress, Queued, StatementBegins, StepBegins, StepEnds,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -13,7 +13,7 @@ use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
 
 use crate::error::{CoordinatorError, RemoteKind};
-use crate::events::Event;
+use crate::events::{Event, Tasks};
 
 /// Bytes of a batch that is sent as one message; a larger one is cut by rows.
 const BATCH_BYTES: usize = 8 << 20;
@@ -76,6 +76,7 @@ fn from_step(event: Event) -> Option<What> {
             rows_written,
             spilled_bytes,
             splits_done,
+            tasks,
             elapsed,
         } => What::Progress(Progress {
             build,
@@ -87,6 +88,13 @@ fn from_step(event: Event) -> Option<What> {
             spilled_bytes,
             splits_done: splits_done as u64,
             elapsed_ms: milliseconds(elapsed),
+            tasks: tasks.map(|tasks| control::Tasks {
+                stages: tasks.stages,
+                stages_done: tasks.stages_done,
+                running: tasks.running,
+                done: tasks.done,
+                workers: tasks.workers,
+            }),
         }),
         Event::StepFinished {
             build,
@@ -144,6 +152,13 @@ pub(super) fn to_event(what: What) -> Option<Event> {
             rows_written: p.rows_written,
             spilled_bytes: p.spilled_bytes,
             splits_done: p.splits_done as usize,
+            tasks: p.tasks.map(|tasks| Tasks {
+                stages: tasks.stages,
+                stages_done: tasks.stages_done,
+                running: tasks.running,
+                done: tasks.done,
+                workers: tasks.workers,
+            }),
             elapsed: Duration::from_millis(p.elapsed_ms),
         },
         What::StepEnds(s) => Event::StepFinished {
@@ -252,6 +267,13 @@ mod tests {
                 rows_written: 3,
                 spilled_bytes: 6,
                 splits_done: 4,
+                tasks: Some(Tasks {
+                    stages: 3,
+                    stages_done: 1,
+                    running: 2,
+                    done: 9,
+                    workers: 2,
+                }),
                 elapsed: Duration::from_millis(5),
             },
             Event::StepFinished {

@@ -236,6 +236,28 @@ pub struct Progress {
     /// Bytes put on disk so far because memory was short.
     #[prost(uint64, tag = "9")]
     pub spilled_bytes: u64,
+    /// Where it runs; absent when it runs in the coordinator.
+    #[prost(message, optional, tag = "10")]
+    pub tasks: ::core::option::Option<Tasks>,
+}
+/// The tasks of a step on workers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tasks {
+    /// Stages that the step was cut into.
+    #[prost(uint64, tag = "1")]
+    pub stages: u64,
+    /// Stages that are over.
+    #[prost(uint64, tag = "2")]
+    pub stages_done: u64,
+    /// Tasks that run.
+    #[prost(uint64, tag = "3")]
+    pub running: u64,
+    /// Tasks that are over, of all stages.
+    #[prost(uint64, tag = "4")]
+    pub done: u64,
+    /// Workers that run some.
+    #[prost(uint64, tag = "5")]
+    pub workers: u64,
 }
 /// A step is complete.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
