@@ -20,9 +20,10 @@ pub(crate) mod hash_match;
 mod label_conflicts;
 mod media_duplicates;
 pub(crate) mod ml_predict;
-mod near_duplicates;
+pub(crate) mod near_duplicates;
+pub(crate) mod near_history;
 pub(crate) mod read_blob;
-mod relation;
+pub(crate) mod relation;
 mod semantic_duplicates;
 mod substring_duplicates;
 
