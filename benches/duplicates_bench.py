@@ -51,6 +51,7 @@ class DuplicatesBench:
             self._ours("signatures", "ours", "SELECT count(minhash(body, 'word', 3, 20, 5)) AS n FROM posts")
             self._ours("clusters", "ours", self._copy("words", WORDS))
             self._ours("clusters", "ours, auto", self._copy("auto", ""))
+            self._history()
             self._ours("pictures", "ours", f"SELECT count(pdq(content)) AS n FROM read_blob('{self.work}/input/media/*')")
             for queries in (FEW, MANY):
                 self._ours("look_up", f"ours, {queries}", self._matches(queries))
@@ -91,14 +92,26 @@ class DuplicatesBench:
         near = NEAR.format(more=more)
         return f"COPY (SELECT post_id, dup_cluster_id FROM {near}) TO '{self.work}/{name}.parquet' STORED AS PARQUET"
 
+    def _history(self) -> None:
+        """A corpus of all posts but every hundredth, and its next version, which compares those with the history."""
+        home = self.work / "history"
+        shutil.rmtree(home, ignore_errors=True)
+        near = NEAR.format(more=", against => 'history:kept'").replace("posts", "part")
+        corpus = f"CREATE OR REFRESH CORPUS kept (PRIMARY KEY (post_id)) AS SELECT post_id, dup_cluster_id FROM {near}"
+        table = TABLE.format(input=self.work / "input")
+        for name, before, condition in (("first build", table, "<> 0"), ("next build", "", "= 0")):
+            view = f"CREATE OR REPLACE VIEW part AS SELECT * FROM posts WHERE post_id % 100 {condition};"
+            _, seconds = self._program(f"{before} {view} {corpus}", home)
+            self._keep("history", name, seconds, {})
+
     def _matches(self, queries: int) -> str:
         return (
             f"SELECT count(match_id) AS n FROM hash_match((SELECT number, hash FROM queries WHERE number < {queries}), "
             "HASHLIST known, key => 'number', hash => 'hash')"
         )
 
-    def _program(self, sql: str) -> tuple[str, float]:
-        home = self.work / "home"
+    def _program(self, sql: str, home: Path | None = None) -> tuple[str, float]:
+        home = home or self.work / "home"
         command = [str(self.binary), "run", "--quiet", "--home", str(home), "--target-partitions", "1", "-o", "csv", "-c", sql]
         return self._timed(command)
 
@@ -169,6 +182,9 @@ class DuplicatesBench:
                 planted, found = self._found(name)
                 label = "ours" if name == "words" else name
                 rows.append(Row("duplicates", f"planted pairs found by {label}", found, f"of {planted:,}", None, None, None))
+        first, second = (self.cpu_s["history", name] for name in ("first build", "next build"))
+        what = f"near-duplicates of {POSTS // 100:,} new posts against a history of {POSTS - POSTS // 100:,}"
+        rows.append(Row("duplicates", what, 100 * second / first, "% CPU of the first build", None, None, None))
         few, many = (self.cpu_s["look_up", f"ours, {queries}"] for queries in (FEW, MANY))
         ours = 1e6 * (many - few) / (MANY - FEW)
         what = f"look-up of a PDQ hash among {HASHES:,}"

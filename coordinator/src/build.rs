@@ -14,27 +14,31 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use corpusmill_corpus::Manifest;
 use corpusmill_operators::{Receipt, failpoint, with_sources};
-use corpusmill_sql::{CreateCorpus, RunTime, Session, SqlError, Statement};
+use corpusmill_sql::{CreateCorpus, HistoryCall, RunTime, Session, SqlError, Statement};
 use corpusmill_traces::Span;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::catalog::{BuildEnd, BuildRow, NewBuild, now_ms};
+use crate::catalog::{BuildEnd, BuildRow, NewBuild};
 use crate::corpus_options::worker_label;
 use crate::corpus_plan::{CorpusPlan, ShardTarget};
 use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::inputs::{Inputs, digest, inputs_of, plan_digest, uses_run_time};
 use crate::layout::{corpus_folder, staging_folder};
-use crate::publish::{CorpusLog, Intent, Publication};
+use crate::objects::HistoryFiles;
+use crate::publish::CorpusLog;
 use crate::report::{BuildReport, BuildState, StepReport};
 use crate::runner::Step;
 use crate::workspace::{Workspace, end};
 
 mod finish;
 mod gate;
+mod graphs;
+mod history;
 mod manifest;
 mod pending;
+mod rows_step;
 mod schema_change;
 pub(crate) mod views;
 
@@ -76,7 +80,14 @@ struct Planned {
     inputs: Inputs,
     fingerprint: String,
     functions: Vec<(String, String)>,
-    views: Vec<StepReport>,
+    /// Steps before the shards: views, graphs, and what is added to the history.
+    before: Vec<StepReport>,
+    /// How many steps there are in all.
+    steps: usize,
+    /// What the query compares with the history of the corpus itself, until that is added to it.
+    history_call: Option<HistoryCall>,
+    /// The history that the new version has.
+    history: Vec<HistoryFiles>,
     logical: DateTime<Utc>,
     resumed: Option<BuildRow>,
 }
@@ -133,8 +144,15 @@ impl<'a> Build<'a> {
     ///
     /// # Errors
     /// What made it fail; the catalogue knows it too, and nothing is published.
-    pub(crate) async fn run(mut self, corpus: &CreateCorpus) -> Result<BuildReport> {
-        let planned = self.plan(corpus).await?;
+    pub(crate) async fn run(self, corpus: &CreateCorpus) -> Result<BuildReport> {
+        let objects = Arc::clone(&self.workspace.objects);
+        let result = self.run_to_end(corpus).await;
+        objects.end_history();
+        result
+    }
+
+    async fn run_to_end(mut self, corpus: &CreateCorpus) -> Result<BuildReport> {
+        let mut planned = self.plan(corpus).await?;
         if let Some(report) = self.nothing_to_do(&planned).await? {
             return Ok(report);
         }
@@ -148,11 +166,11 @@ impl<'a> Build<'a> {
         self.workspace.event(Event::BuildStarted {
             object: corpus.name.clone(),
             build: id.clone(),
-            steps: planned.views.len() + 1,
+            steps: planned.steps,
             resumed: planned.resumed.is_some(),
         });
         let span = Span::build(&id).with("object", &corpus.name);
-        let result = self.steps(&planned, &id).await;
+        let result = self.steps(&mut planned, &id).await;
         let result = result.map_err(|error| error.of_build(&corpus.name, &id));
         end(span, &result);
         if let Err(error) = &result {
@@ -211,8 +229,15 @@ impl<'a> Build<'a> {
     async fn plan_at(&mut self, corpus: &CreateCorpus, logical: DateTime<Utc>, dry: bool) -> Result<Planned> {
         self.session.set_run_time(RunTime::at(logical))?;
         let objects = &self.workspace.objects;
+        let history = self
+            .base
+            .as_ref()
+            .map(HistoryFiles::of)
+            .transpose()?
+            .unwrap_or_default();
+        objects.begin_history(&corpus.name, &history, false).await?;
         objects.take_seen();
-        let first = CorpusPlan::new(self.session, self.statement, corpus).await?;
+        let first = CorpusPlan::new(self.session, self.statement, corpus, &[]).await?;
         let mut seen = objects.take_seen();
         let mode = views::Mode {
             full: self.request.full,
@@ -221,7 +246,7 @@ impl<'a> Build<'a> {
         let views = views::freshen(self.workspace, self.session, &seen.views, logical, mode).await?;
         // Planned again when a view has new files: the plan names them.
         let plan = if !dry && views.iter().any(|step| !step.reused) {
-            CorpusPlan::new(self.session, self.statement, corpus).await?
+            CorpusPlan::new(self.session, self.statement, corpus, &[]).await?
         } else {
             first
         };
@@ -239,13 +264,18 @@ impl<'a> Build<'a> {
         }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let fingerprint = plan_digest(&annotated, &parts);
+        let history_call = history::own_call(&plan.history, &corpus.name)?;
+        let steps = views.len() + history_call.as_ref().map_or(0, |_| history::STEPS) + 1;
         Ok(Planned {
             plan,
             physical,
             inputs,
             fingerprint,
             functions: seen.functions.into_iter().collect(),
-            views,
+            before: views,
+            steps,
+            history_call,
+            history: vec![],
             logical,
             resumed: None,
         })
@@ -311,7 +341,7 @@ impl<'a> Build<'a> {
         Ok(id)
     }
 
-    async fn steps(&mut self, planned: &Planned, id: &str) -> Result<BuildReport> {
+    async fn steps(&mut self, planned: &mut Planned, id: &str) -> Result<BuildReport> {
         if let Some(version) = self.log.version_of(id).await? {
             // It was stopped between its commit and the catalogue.
             let manifest = self
@@ -324,12 +354,13 @@ impl<'a> Build<'a> {
                 .finish(planned, id, &manifest, BuildState::Committed, vec![], None)
                 .await;
         }
+        self.prepare(planned, id).await?;
         let (receipts, step) = self.shards(planned, id).await?;
         self.workspace
             .catalog
-            .commit_step(id, planned.views.len() as u32, &step)
+            .commit_step(id, planned.before.len() as u32, &step)
             .await?;
-        let mut steps = planned.views.clone();
+        let mut steps = planned.before.clone();
         steps.push(step);
         let expectations = gate::judge(self, planned, id, &receipts).await?;
         let mut manifest = manifest::assemble(self, planned, id, &receipts, &steps, expectations)?;
@@ -364,8 +395,8 @@ impl<'a> Build<'a> {
         self.workspace.event(Event::StepStarted {
             build: id.to_owned(),
             step: SHARDS.to_owned(),
-            number: planned.views.len() + 1,
-            of: planned.views.len() + 1,
+            number: planned.before.len() + 1,
+            of: planned.before.len() + 1,
             splits: missing.len(),
             splits_done: done.len(),
         });
@@ -434,32 +465,6 @@ impl<'a> Build<'a> {
             Err(CoordinatorError::Sql(SqlError::Engine(error))) => Err(self.explain(error, &logical).await),
             Err(other) => Err(other),
         }
-    }
-
-    async fn publish(&mut self, planned: &Planned, id: &str, manifest: &mut Manifest) -> Result<()> {
-        let path = manifest::write(self, id, manifest).await?;
-        failpoint::hit("before-commit");
-        let publication = Publication {
-            build: id,
-            base: self.log.version(),
-            foreign: self.foreign,
-            add: &manifest.shard_files,
-            remove: self.base.as_ref().map_or(&[], |base| &base.shard_files),
-            schema: &planned.plan.schema,
-            new_schema: self.base.as_ref().is_some_and(|base| {
-                self.foreign || base.columns != manifest.columns || base.partition_by != manifest.partition_by
-            }),
-            partition_by: &planned.plan.corpus.partitioned_by,
-            manifest: &path,
-            time_ms: now_ms(),
-        };
-        if self.workspace.cancel.is_cancelled() {
-            return Err(CoordinatorError::Cancelled);
-        }
-        let version = Intent::publish(self.workspace, &mut self.log, &publication).await?;
-        failpoint::hit("after-commit");
-        manifest.version = version;
-        Ok(())
     }
 }
 

@@ -12,7 +12,10 @@ use corpusmill_operators::{
     CLASS, Destination, HASH, Reason, ReasonAction, SHARD, Screen, ScreenSpec, ShardSink, VERDICT, WriteShards,
     key_hash_udf, key_shard_udf, warn_column,
 };
-use corpusmill_sql::{CreateCorpus, Expectation, ExpectationScope, Session, SqlText, Statement, ViolationAction};
+use corpusmill_sql::{
+    CreateCorpus, Expectation, ExpectationScope, Graph, GraphCall, HistoryCall, Session, SqlText, Statement,
+    ViolationAction,
+};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef, TimeUnit};
 use datafusion::common::{Column, ScalarValue};
@@ -38,6 +41,10 @@ pub(crate) struct CorpusPlan {
     pub(crate) rows: LogicalPlan,
     /// Its columns as they are stored, all nullable.
     pub(crate) schema: SchemaRef,
+    /// What its query compares with the history of a corpus.
+    pub(crate) history: Vec<HistoryCall>,
+    /// Graphs that its query asks for, and that were not decided on.
+    pub(crate) graphs: Vec<GraphCall>,
 }
 
 /// Where the last step writes.
@@ -56,14 +63,19 @@ pub(crate) struct ShardTarget {
 }
 
 impl CorpusPlan {
-    /// Plans the query of `statement`, and holds the clauses of the corpus against its columns.
+    /// Plans the query of `statement` with the graphs that were decided on, and holds the clauses of the corpus against its columns.
     ///
     /// # Errors
     /// When the query does not plan or is not reproducible, or a clause names a column that is not there.
-    pub(crate) async fn new(session: &Session, statement: &Statement, corpus: &CreateCorpus) -> Result<Self> {
+    pub(crate) async fn new(
+        session: &Session,
+        statement: &Statement,
+        corpus: &CreateCorpus,
+        graphs: &[Option<Arc<Graph>>],
+    ) -> Result<Self> {
         let options = CorpusOptions::parse(corpus)?;
-        let plan = session.plan(statement).await?;
-        let plan = session.check_reproducible(plan, &corpus.query)?;
+        let planned = session.plan_for_build(statement, graphs).await?;
+        let plan = session.check_reproducible(planned.plan, &corpus.query)?;
         let rows = to_microseconds(plan)?;
         let schema = stored(corpus, &rows)?;
         check_columns(corpus, &schema)?;
@@ -72,6 +84,8 @@ impl CorpusPlan {
             options,
             rows,
             schema,
+            history: planned.history,
+            graphs: planned.graphs,
         })
     }
 

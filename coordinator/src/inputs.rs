@@ -122,6 +122,15 @@ pub(crate) fn rows_expected(plan: &dyn ExecutionPlan) -> Option<u64> {
     statistics.num_rows.get_value().map(|rows| *rows as u64)
 }
 
+/// Rows of the files that `plan` reads, as far as they are known.
+pub(crate) fn rows_of_sources(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let children = plan.children();
+    if children.is_empty() {
+        return rows_expected(plan.as_ref()).unwrap_or(0);
+    }
+    children.into_iter().map(rows_of_sources).sum()
+}
+
 /// Digest of what a plan computes: its operators and expressions with all views inside, before optimisation.
 pub(crate) fn plan_digest(plan: &LogicalPlan, extra: &[&str]) -> String {
     let mut text = without_counters(&plan.display_indent_schema().to_string());

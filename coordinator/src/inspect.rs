@@ -336,7 +336,7 @@ pub(crate) async fn explain_refresh(
     };
     session.set_run_time(RunTime::at(time))?;
     workspace.objects.take_seen();
-    let plan = CorpusPlan::new(session, &definition, corpus).await?;
+    let plan = CorpusPlan::new(session, &definition, corpus, &[]).await?;
     let seen = workspace.objects.take_seen();
     let mode = Mode {
         full: refresh.full,

@@ -17,7 +17,7 @@ use crate::catalog::{BuildEnd, BuildRow, Space, now_ms, rfc3339};
 use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
 use crate::layout::{Layout, corpus_folder, staging_folder};
-use crate::objects::CatalogObjects;
+use crate::objects::{CatalogObjects, HistoryFiles};
 use crate::publish::{CorpusLog, Intent};
 use crate::report::{BuildInfo, BuildState, CorpusInfo, VacuumReport};
 use crate::statements::schedule_text;
@@ -308,6 +308,7 @@ async fn files_of_all_versions(workspace: &Workspace, corpus: &str) -> Result<Op
         known.insert(path);
         let manifest: Manifest = warehouse.manifest(corpus, version).await?;
         known.extend(files_of(&manifest));
+        known.extend(HistoryFiles::of(&manifest)?.iter().flat_map(HistoryFiles::paths));
     }
     Ok(Some(known))
 }

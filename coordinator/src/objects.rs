@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path as FilePath;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use corpusmill_corpus::{CorpusError, Manifest, StoreOptions, open_store};
 use corpusmill_operators::RowFile;
 use corpusmill_sql::{
-    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, HashList, Model, ObjectKind, Objects, Relation,
-    Result as SqlResult, SqlError, Statement, StatementKind, Tokenizer, parse_script,
+    CorpusTable, CreateFunction, CreateTokenizer, DataFile, FileTable, HashList, History, Model, ObjectKind, Objects,
+    Relation, Result as SqlResult, SqlError, Statement, StatementKind, Tokenizer, parse_script,
 };
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -26,9 +27,11 @@ use crate::layout::{Layout, corpus_folder, view_folder};
 use crate::report::BuildState;
 
 mod hash_lists;
+mod history;
 mod models;
 mod paths;
 
+pub(crate) use history::HistoryFiles;
 pub(crate) use models::describe_model;
 pub(crate) use paths::resolve_paths;
 
@@ -44,6 +47,9 @@ pub(crate) struct CatalogObjects {
     catalog: Catalog,
     layout: Layout,
     seen: Mutex<Seen>,
+    /// Of the corpus that is being built.
+    history: Mutex<Option<Arc<History>>>,
+    corpora_expected: AtomicBool,
     tokenizers: Mutex<HashMap<String, (String, Arc<Tokenizer>)>>,
 }
 
@@ -83,6 +89,8 @@ impl CatalogObjects {
             catalog,
             layout,
             seen: Mutex::default(),
+            history: Mutex::default(),
+            corpora_expected: AtomicBool::new(false),
             tokenizers: Mutex::default(),
         }
     }
@@ -370,7 +378,7 @@ fn quarantine_files(manifest: &Manifest) -> Vec<RowFile> {
         .unwrap_or_default()
 }
 
-fn data_file(file: &RowFile) -> DataFile {
+pub(crate) fn data_file(file: &RowFile) -> DataFile {
     DataFile {
         path: file.path.clone(),
         bytes: file.bytes,
@@ -459,6 +467,10 @@ impl Objects for CatalogObjects {
 
     async fn hash_list(&self, name: &str) -> SqlResult<Option<Arc<HashList>>> {
         self.hash_list_of(name).await.map_err(to_sql)
+    }
+
+    async fn history(&self, corpus: &str) -> SqlResult<Option<Arc<History>>> {
+        self.history_of(corpus).await.map_err(to_sql)
     }
 
     async fn function(&self, name: &str) -> SqlResult<Option<CreateFunction>> {

@@ -180,7 +180,11 @@ pub(crate) async fn create_view(
     if let Existing::Keep(why) = existing(workspace, space, kind, &create.name, statement, flags).await? {
         return Ok(Outcome::Message(why));
     }
-    session.plan(statement).await?;
+    // A corpus that compares with its history through a view comes after it.
+    workspace.objects.expect_corpora(true);
+    let planned = session.plan(statement).await;
+    workspace.objects.expect_corpora(false);
+    planned?;
     keep(workspace, space, kind, &create.name, statement).await?;
     Ok(made(kind, &create.name))
 }

@@ -1,5 +1,6 @@
 //! Builds from the outside: what a script gives, what is on disk after it, and after it was killed.
 
+mod history;
 mod stopped;
 
 use std::collections::BTreeMap;
@@ -320,14 +321,17 @@ fn vacuum_removes_orphans_and_nothing_else() {
 }
 
 const CHILD_HOME: &str = "CORPUSMILL_TEST_CHILD_HOME";
+/// What it runs, where that is not the pipeline.
+const CHILD_SQL: &str = "CORPUSMILL_TEST_CHILD_SQL";
 
 /// Not a test of its own: the process that `killed_anywhere…` kills.
 #[test]
-#[ignore = "run by killed_anywhere_it_goes_on_to_one_version in a process of its own"]
+#[ignore = "run by tests that kill it, in a process of its own"]
 fn child() {
     let home = std::path::PathBuf::from(std::env::var(CHILD_HOME).expect("only run by its parent"));
     on_large_stack(async move {
-        let sql = pipeline(&home.parent().unwrap().join("data"));
+        let pipeline = || pipeline(&home.parent().unwrap().join("data"));
+        let sql = std::env::var(CHILD_SQL).unwrap_or_else(|_| pipeline());
         run(&home, &sql).await.unwrap();
     });
 }

@@ -205,6 +205,47 @@ mod tests {
         all
     }
 
+    /// Bytes of memory that this process has in use; `None` where the system does not say.
+    fn resident_bytes() -> Option<usize> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace()
+            .nth(1)?
+            .parse::<usize>()
+            .ok()
+            .map(|kib| kib * 1024)
+    }
+
+    #[test]
+    fn a_list_takes_the_memory_that_is_stated() {
+        const HASHES: usize = 1_000_000;
+        let fixed = HammingIndex::bytes_of(0);
+        let each = HammingIndex::bytes_of(1) - fixed;
+        assert_eq!(HammingIndex::bytes_of(100_000_000), 100_000_000 * each + fixed);
+        let said = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/BENCHMARKS.md");
+        let said = std::fs::read_to_string(said).unwrap();
+        let formula = format!("{each} · n + {fixed} bytes");
+        assert!(said.contains(&formula), "docs/BENCHMARKS.md does not say `{formula}`");
+        let Some(before) = resident_bytes() else {
+            eprintln!("not run here: a_list_takes_the_memory_that_is_stated: /proc/self/status is not here");
+            return;
+        };
+        let index = HammingIndex::new((0..HASHES as u64).map(|i| {
+            let mut hash = [0u8; 32];
+            for (place, part) in hash.chunks_exact_mut(8).enumerate() {
+                part.copy_from_slice(&xxh3_64(&[i.to_le_bytes(), (place as u64).to_le_bytes()].concat()).to_le_bytes());
+            }
+            hash
+        }));
+        let taken = resident_bytes().unwrap().saturating_sub(before) as f64;
+        let stated = HammingIndex::bytes_of(HASHES) as f64;
+        assert!(
+            (0.95..1.08).contains(&(taken / stated)),
+            "{taken} bytes, stated {stated}"
+        );
+        assert_eq!(index.nearest(&index.hash(7), 0), Some((0, vec![7])));
+    }
+
     proptest! {
         #[test]
         fn all_neighbours_are_found_once(
@@ -251,7 +292,7 @@ mod tests {
             prop_assert!(edges.iter().all(|edge| all.contains(edge)));
             for shape in [ClusterShape::Component, ClusterShape::Star] {
                 let of = |edges: &[Edge]| -> Vec<u32> {
-                    let links = duplicate_links(edges.to_vec(), n as usize, shape);
+                    let links = duplicate_links(edges.to_vec(), n as usize, 0, shape);
                     links.iter().map(|link| link.representative).collect()
                 };
                 prop_assert_eq!(of(&edges), of(&all));

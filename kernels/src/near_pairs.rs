@@ -26,12 +26,13 @@ const MARGIN: f64 = 3.0;
 /// any other becomes a leader itself and is paired with the nearest ones. Leaders that are similar to each other are one
 /// group, and a follower is paired with the first and the nearest leader of each group that it may be similar to, so
 /// that no link between groups is lost. Where only followers of a leader may be similar (by the triangle inequality of
-/// the Jaccard distance), they are looked at. The cost is at most that of [`LEADERS_MAX`] estimates a member, a nanosecond or two each; in a bucket of
+/// the Jaccard distance), they are looked at. The first `settled` members were compared with each other at an earlier
+/// time: pairs of two of them are left out. The cost is at most that of [`LEADERS_MAX`] estimates a member, a nanosecond or two each; in a bucket of
 /// more leaders than that, which are all unlike each other, the oldest are forgotten.
-pub fn near_pairs(sketches: &[u128], threshold: f64, mut pair: impl FnMut(usize, usize)) {
+pub fn near_pairs(sketches: &[u128], settled: usize, threshold: f64, mut pair: impl FnMut(usize, usize)) {
     let maybe = threshold - MARGIN * ERROR;
     if sketches.len() <= SMALL {
-        for (b, sketch) in sketches.iter().enumerate() {
+        for (b, sketch) in sketches.iter().enumerate().skip(settled) {
             for (a, earlier) in sketches[..b].iter().enumerate() {
                 if alike(*earlier, *sketch) >= maybe {
                     pair(a, b);
@@ -41,7 +42,10 @@ pub fn near_pairs(sketches: &[u128], threshold: f64, mut pair: impl FnMut(usize,
         return;
     }
     let mut bucket = Bucket::new(sketches, threshold);
-    for member in 0..sketches.len() {
+    for member in 0..settled {
+        bucket.add(member, &mut |_, _| {});
+    }
+    for member in settled..sketches.len() {
         bucket.add(member, &mut pair);
     }
 }
@@ -223,7 +227,7 @@ mod tests {
         let sketches: Vec<u128> = sets.iter().map(|set| family.sketch_of(set)).collect();
         let mut found = BTreeSet::new();
         let mut emitted = 0;
-        near_pairs(&sketches, 0.8, |a, b| {
+        near_pairs(&sketches, 0, 0.8, |a, b| {
             assert!(a < b);
             emitted += 1;
             found.insert((a, b));
@@ -250,6 +254,27 @@ mod tests {
             }
         }
         assert!(missed * 500 <= pairs, "{missed} of {pairs} missed");
+    }
+
+    /// Members that come later find those of an earlier time, and each other; the earlier ones are not paired again.
+    #[test]
+    fn settled_members_are_found_and_not_compared_again() {
+        let sets: Vec<_> = (0..900u64)
+            .map(|i| member(1, 40, i % 150, 12, i * 4..i * 4 + 4))
+            .collect();
+        let family = MinHash::default();
+        for (all, settled) in [(900, 600), (900, 899), (6, 3)] {
+            let sketches: Vec<u128> = sets[..all].iter().map(|set| family.sketch_of(set)).collect();
+            let mut found = Vec::new();
+            near_pairs(&sketches, settled, 0.8, |a, b| found.push((a, b)));
+            assert!(found.iter().all(|(a, b)| a < b && *b >= settled));
+            let alike = |a: usize, b: usize| jaccard(&sets[a], &sets[b]) >= 0.8;
+            for b in settled..all {
+                let wanted = (0..settled).any(|a| alike(a, b));
+                let met = found.iter().any(|(x, y)| *y == b && *x < settled && alike(*x, b));
+                assert_eq!(met, wanted, "{b} of {all}, {settled} settled");
+            }
+        }
     }
 
     #[test]

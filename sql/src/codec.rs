@@ -156,7 +156,7 @@ impl PhysicalExtensionCodec for PlanCodec {
                 Ok(Arc::new(TokenizerFunction::carrying(name, tokenizer)?))
             }
             Carried::Model(spec) => Ok(Arc::new(ModelFunction::udf(Arc::new(spec.clone())))),
-            Carried::HashList(list) => Ok(Arc::new(NearestHash::udf(Arc::new(list.clone())))),
+            Carried::HashList(list) => Ok(Arc::new(NearestHash::new(Arc::new(list.clone())).into_udf())),
             Carried::Python(definition) => Ok(Arc::new(ScalarUDF::new_from_impl(definition.function(rest)?))),
         }
     }

@@ -9,6 +9,7 @@ use datafusion::arrow::array::RecordBatch;
 
 use crate::error::Result;
 use crate::hash_lists::HashList;
+use crate::history::History;
 use crate::models::Model;
 use crate::sources::FileTable;
 use crate::statement::{CreateFunction, ObjectKind, Statement};
@@ -35,6 +36,11 @@ pub trait Objects: Send + Sync + Debug {
 
     /// A version of a hash list, written `name@version`, or its newest; without hash lists there is none of any name.
     async fn hash_list(&self, _name: &str) -> Result<Option<Arc<HashList>>> {
+        Ok(None)
+    }
+
+    /// What earlier builds of a corpus have seen; an empty history for a corpus that has none, `None` for no corpus.
+    async fn history(&self, _corpus: &str) -> Result<Option<Arc<History>>> {
         Ok(None)
     }
 

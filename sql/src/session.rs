@@ -20,6 +20,8 @@ use datafusion::sql::sqlparser::ast;
 use crate::catalog::{CATALOG, ObjectCatalog, SCHEMA, Scope};
 use crate::error::{Fault, Result, SqlError};
 use crate::functions;
+use crate::graphs::{self, DialectOptions, Graph, GraphCall};
+use crate::history::{self, HistoryCall};
 use crate::objects::Objects;
 use crate::plan_errors;
 use crate::reproducible;
@@ -71,6 +73,17 @@ impl Default for SessionOptions {
             spill_limit_bytes: None,
         }
     }
+}
+
+/// What a build is planned to compute, and what it may make in steps of its own before.
+#[derive(Debug)]
+pub struct BuildPlan {
+    /// The plan.
+    pub plan: LogicalPlan,
+    /// Calls that compare with the history of a corpus.
+    pub history: Vec<HistoryCall>,
+    /// Graphs that nobody has decided on, in the order in which they are asked for.
+    pub graphs: Vec<GraphCall>,
 }
 
 /// Plans statements over the objects of a catalogue; cheap to clone.
@@ -134,7 +147,8 @@ fn session_state(options: &SessionOptions, run_time: RunTime) -> Result<datafusi
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false)
-        .with_batch_size(options.batch_rows());
+        .with_batch_size(options.batch_rows())
+        .with_option_extension(DialectOptions::default());
     if options.target_partitions > 0 {
         config = config.with_target_partitions(options.target_partitions);
     }
@@ -236,6 +250,29 @@ impl Session {
                 "this statement has no plan of its own",
             ))),
         }
+    }
+
+    /// As [`Session::plan`], for a build, which makes some things in steps before: `graphs` are those that it has decided on,
+    /// in the order in which the statement asks for them.
+    ///
+    /// # Errors
+    /// As [`Session::plan`].
+    pub async fn plan_for_build(&self, statement: &Statement, graphs: &[Option<Arc<Graph>>]) -> Result<BuildPlan> {
+        let planned = graphs::with_prepared(graphs, history::recorded(Box::pin(self.plan(statement))));
+        let ((plan, history), graphs) = planned.await;
+        Ok(BuildPlan {
+            plan: plan?,
+            history,
+            graphs,
+        })
+    }
+
+    /// Edges of a graph from which on a build finds its components in steps: `SET corpusmill.component_edges_max`.
+    #[must_use]
+    pub fn component_edges_max(&self) -> u64 {
+        let state = self.inner.context.state();
+        let options = state.config().options().extensions.get::<DialectOptions>().cloned();
+        options.unwrap_or_default().component_edges_max as u64
     }
 
     /// Plans a query.
@@ -404,7 +441,8 @@ impl Session {
         };
         let query = query_of(&mut statement.clone()).cloned();
         let planned = hash_lists::with_named(self, query.as_ref(), text, planned);
-        let plan = Box::pin(models::with_named(self, query.as_ref(), text, planned)).await???;
+        let planned = Box::pin(history::with_named(self, query.as_ref(), text, planned));
+        let plan = Box::pin(models::with_named(self, query.as_ref(), text, planned)).await????;
         bind::bind_tokenizers(self, plan, text).await
     }
 }

@@ -4,9 +4,11 @@ mod asof;
 mod codec;
 mod corpora;
 mod functions;
+mod graph_rounds;
 mod graphs;
 mod hash_lists;
 mod near_duplicates;
+mod near_history;
 mod planning;
 mod python;
 mod samples;
@@ -25,6 +27,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::Result;
 use crate::hash_lists::HashList;
+use crate::history::History;
 use crate::objects::{CorpusTable, Objects, Relation};
 use crate::script::parse_script;
 use crate::session::{Session, SessionOptions, session};
@@ -38,6 +41,7 @@ struct Script {
     corpora: HashMap<String, CorpusTable>,
     tokenizers: HashMap<String, Arc<Tokenizer>>,
     lists: HashMap<String, Arc<HashList>>,
+    histories: HashMap<String, Arc<History>>,
 }
 
 impl Script {
@@ -83,6 +87,10 @@ impl Objects for Script {
 
     async fn hash_list(&self, name: &str) -> Result<Option<Arc<HashList>>> {
         Ok(self.lists.get(name).cloned())
+    }
+
+    async fn history(&self, corpus: &str) -> Result<Option<Arc<History>>> {
+        Ok(self.histories.get(corpus).cloned())
     }
 
     async fn function(&self, name: &str) -> Result<Option<CreateFunction>> {

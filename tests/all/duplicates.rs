@@ -83,17 +83,22 @@ fn digest(out: &str) -> Result<String> {
     Ok(digest.with_context(|| format!("no digest: {out}"))?.to_owned())
 }
 
-fn digest_of(more: &[&str]) -> Result<String> {
+/// In front of a script: components are found in steps, however few edges there are.
+const IN_ROUNDS: &str = "SET corpusmill.component_edges_max = 0;\n";
+
+fn digest_of(script: &str, more: &[&str]) -> Result<String> {
     let place = Place::new()?;
     with_data(&place)?;
-    place.write("marked.sql", MARKED)?;
+    place.write("marked.sql", script)?;
     let arguments = [&["run", "marked.sql", "-o", "json"][..], more].concat();
     digest(&Program::new(&place, &arguments)?.run()?.succeeded()?)
 }
 
 #[test]
 fn near_duplicates_are_the_same_however_they_are_found() -> Result<()> {
-    let want = digest_of(&["--target-partitions", "1"])?;
+    let want = digest_of(MARKED, &["--target-partitions", "1"])?;
+    let rounds = format!("{IN_ROUNDS}{MARKED}");
+    assert_eq!(digest_of(&rounds, &[])?, want, "components in rounds");
     let more = [
         "--target-partitions",
         "5",
@@ -102,11 +107,16 @@ fn near_duplicates_are_the_same_however_they_are_found() -> Result<()> {
         "--memory-limit",
         "96M",
     ];
-    assert_eq!(digest_of(&more)?, want, "five partitions, and a limit of memory");
+    assert_eq!(
+        digest_of(MARKED, &more)?,
+        want,
+        "five partitions, and a limit of memory"
+    );
     for workers in [1, 2] {
         let mut sandbox = Sandbox::new(Place::new()?)?;
         with_data(sandbox.place())?;
-        let script = sandbox.place().write("marked.sql", MARKED)?.display().to_string();
+        let script = if workers == 1 { MARKED } else { &rounds };
+        let script = sandbox.place().write("marked.sql", script)?.display().to_string();
         for _ in 0..workers {
             sandbox.worker(None)?;
         }
@@ -115,6 +125,58 @@ fn near_duplicates_are_the_same_however_they_are_found() -> Result<()> {
         let out = ended.succeeded().with_context(|| sandbox.logs())?;
         assert_eq!(digest(&out)?, want, "{workers} workers");
     }
+    Ok(())
+}
+
+/// Two versions of a corpus, the second of which compares what is new with the first.
+const AGAINST: &str = "CREATE EXTERNAL TABLE posts STORED AS PARQUET LOCATION 'input/posts/';
+    CREATE OR REPLACE VIEW part AS SELECT * FROM posts WHERE post_id % 3 < 2;
+    CREATE OR REFRESH CORPUS kept (PRIMARY KEY (post_id)) WITH (shards = 4) AS
+      SELECT post_id, dup_cluster_id, dup_is_representative, dup_similarity, dup_linked_to
+      FROM near_duplicates(TABLE part, key => 'post_id', text => 'body', threshold => 0.7, against => 'history:kept');
+    CREATE OR REPLACE VIEW part AS SELECT * FROM posts;
+    CREATE OR REFRESH CORPUS kept (PRIMARY KEY (post_id)) WITH (shards = 4) AS
+      SELECT post_id, dup_cluster_id, dup_is_representative, dup_similarity, dup_linked_to
+      FROM near_duplicates(TABLE part, key => 'post_id', text => 'body', threshold => 0.7, against => 'history:kept');";
+
+/// The digests of the versions, oldest first.
+fn digests(out: &str) -> Result<Vec<String>> {
+    let documents = serde_json::Deserializer::from_str(out)
+        .into_iter::<Value>()
+        .collect::<Result<Vec<_>, _>>()?;
+    let of_kept = documents.iter().filter(|document| document["corpus"] == "kept");
+    let digests = of_kept.filter_map(|build| build["digest"].as_str().map(str::to_owned));
+    Ok(digests.collect())
+}
+
+#[test]
+fn a_history_is_the_same_on_a_cluster() -> Result<()> {
+    let place = Place::new()?;
+    with_data(&place)?;
+    place.write("against.sql", AGAINST)?;
+    let out = Program::new(&place, &["run", "against.sql", "-o", "json"])?
+        .run()?
+        .succeeded()?;
+    let want = digests(&out)?;
+    assert_eq!(want.len(), 2, "{out}");
+    // Who stood for a cluster still does, and new rows are linked to it.
+    let kept = "SELECT count(*), count(*) FILTER (WHERE a.dup_is_representative = b.dup_is_representative AND a.dup_cluster_id = b.dup_cluster_id)
+                FROM kept VERSION AS OF 0 a JOIN kept b ON a.post_id = b.post_id";
+    let stayed = numbers(&place, kept)?;
+    assert!(stayed[0] > 100.0 && stayed[0] == stayed[1], "{stayed:?}");
+    let joined = "SELECT count(*) FROM kept n JOIN kept o ON n.dup_linked_to = o.post_id
+                  WHERE n.post_id % 3 = 2 AND o.post_id % 3 < 2 AND n.dup_cluster_id = o.dup_cluster_id";
+    assert!(numbers(&place, joined)?[0] > 10.0);
+    let mut sandbox = Sandbox::new(Place::new()?)?;
+    with_data(sandbox.place())?;
+    let script = sandbox.place().write("against.sql", AGAINST)?.display().to_string();
+    for _ in 0..2 {
+        sandbox.worker(None)?;
+    }
+    sandbox.wait_for_workers(2)?;
+    let ended = sandbox.submit(&script)?.run()?;
+    let out = ended.succeeded().with_context(|| sandbox.logs())?;
+    assert_eq!(digests(&out)?, want);
     Ok(())
 }
 

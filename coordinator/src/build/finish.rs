@@ -1,14 +1,44 @@
-//! The end of a build: what the catalogue keeps, what the person is told, what is swept.
+//! The end of a build: what is published, what the catalogue keeps, what the person is told, what is swept.
 
 use corpusmill_corpus::Manifest;
+use corpusmill_operators::failpoint;
 
 use super::{Build, Planned, gate, manifest};
-use crate::catalog::BuildEnd;
-use crate::error::Result;
+use crate::catalog::{BuildEnd, now_ms};
+use crate::error::{CoordinatorError, Result};
 use crate::layout::{corpus_folder, staging_folder};
+use crate::objects::HistoryFiles;
+use crate::publish::{Intent, Publication};
 use crate::report::{BuildReport, BuildState, StepReport};
 
 impl Build<'_> {
+    /// Commits the next version; gives it to the manifest.
+    pub(super) async fn publish(&mut self, planned: &Planned, id: &str, manifest: &mut Manifest) -> Result<()> {
+        let path = manifest::write(self, id, manifest).await?;
+        failpoint::hit("before-commit");
+        let publication = Publication {
+            build: id,
+            base: self.log.version(),
+            foreign: self.foreign,
+            add: &manifest.shard_files,
+            remove: self.base.as_ref().map_or(&[], |base| &base.shard_files),
+            schema: &planned.plan.schema,
+            new_schema: self.base.as_ref().is_some_and(|base| {
+                self.foreign || base.columns != manifest.columns || base.partition_by != manifest.partition_by
+            }),
+            partition_by: &planned.plan.corpus.partitioned_by,
+            manifest: &path,
+            time_ms: now_ms(),
+        };
+        if self.workspace.cancel.is_cancelled() {
+            return Err(CoordinatorError::Cancelled);
+        }
+        let version = Intent::publish(self.workspace, &mut self.log, &publication).await?;
+        failpoint::hit("after-commit");
+        manifest.version = version;
+        Ok(())
+    }
+
     /// Ends a build in the catalogue, and removes its receipts.
     pub(super) async fn finish(
         &self,
@@ -73,6 +103,14 @@ impl Build<'_> {
     pub(super) async fn discard(&self, manifest: &Manifest) -> Result<()> {
         let corpus = corpus_folder(&manifest.corpus);
         for path in manifest::files_of(manifest) {
+            self.workspace.layout.remove_file(&format!("{corpus}/{path}")).await?;
+        }
+        let history = HistoryFiles::of(manifest)?;
+        for path in history
+            .iter()
+            .filter(|added| added.build == manifest.build)
+            .flat_map(HistoryFiles::paths)
+        {
             self.workspace.layout.remove_file(&format!("{corpus}/{path}")).await?;
         }
         Ok(())

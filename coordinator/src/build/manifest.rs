@@ -11,7 +11,7 @@ use super::gate::recorded;
 use super::{Build, Planned};
 use crate::error::{CoordinatorError, Result};
 use crate::layout::corpus_folder;
-use crate::objects::QUARANTINE_FILES;
+use crate::objects::{HistoryFiles, QUARANTINE_FILES};
 use crate::report::{ExpectationReport, StepReport};
 
 /// Puts together what is known of the next version.
@@ -72,6 +72,7 @@ pub(super) fn assemble(
         .flat_map(|receipt| receipt.shards.iter().cloned())
         .collect();
     manifest.set_shard_files(shards);
+    HistoryFiles::keep(&planned.history, &mut manifest)?;
     Ok(manifest)
 }
 
@@ -193,7 +194,7 @@ pub(super) async fn write(build: &Build<'_>, id: &str, manifest: &mut Manifest) 
     Ok(path)
 }
 
-/// Paths in the corpus' folder of all files that only this version has.
+/// Paths in the corpus' folder of the files that a version names; those of its history aside, which later ones name too.
 pub(crate) fn files_of(manifest: &Manifest) -> Vec<String> {
     let mut files = Vec::new();
     for shard in &manifest.shard_files {

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use corpusmill_operators::{Receipt, RowSink, WriteRows, failpoint, with_sources};
-use corpusmill_sql::{ObjectKind, RunTime, Session, SqlError, SqlText, Statement, StatementKind};
+use corpusmill_operators::with_sources;
+use corpusmill_sql::{GraphCall, ObjectKind, RunTime, Session, SqlText, Statement, StatementKind};
 use corpusmill_traces::Span;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
+use super::graphs::Graphs;
 use super::new_build_id;
+use super::rows_step::RowsStep;
 use crate::catalog::{BuildEnd, BuildRow, NewBuild, Space};
 use crate::corpus_options::worker_label;
 use crate::error::{CoordinatorError, Result};
-use crate::events::Event;
 use crate::inputs::{digest, inputs_of, plan_digest, rows_expected, uses_run_time};
 use crate::layout::{staging_folder, view_folder};
 use crate::objects::CatalogObjects;
@@ -68,6 +69,7 @@ struct Walk<'a> {
 }
 
 struct ViewPlan {
+    graphs: Vec<GraphCall>,
     logical: LogicalPlan,
     physical: Arc<dyn ExecutionPlan>,
     fingerprint: String,
@@ -172,13 +174,19 @@ impl Walk<'_> {
     async fn plan(&self, statement: &Statement, view: &Made<'_>) -> Result<ViewPlan> {
         self.session.set_run_time(RunTime::at(self.logical))?;
         self.workspace.objects.take_seen();
-        let logical = self.session.plan(statement).await?;
-        let logical = self.session.check_reproducible(logical, view.query)?;
+        let planned = self.session.plan_for_build(statement, &[]).await?;
+        if let Some(call) = planned.history.first() {
+            return Err(CoordinatorError::Invalid(format!(
+                "{} {} compares with history:{}, which grows with the versions of a corpus only: make the call in the query of corpus {}, or in a view that is not materialized",
+                view.word(),
+                view.name,
+                call.corpus,
+                call.corpus
+            )));
+        }
+        let logical = self.session.check_reproducible(planned.plan, view.query)?;
         let seen = self.workspace.objects.take_seen();
-        let physical = match self.session.context().state().create_physical_plan(&logical).await {
-            Ok(physical) => physical,
-            Err(error) => return Err(self.session.explain_error(error, &logical).await.into()),
-        };
+        let physical = self.physical(&logical).await?;
         let mut parts = vec![inputs_of(&physical).fingerprint];
         parts.extend(seen.digests());
         if uses_run_time(&logical)? {
@@ -191,11 +199,19 @@ impl Walk<'_> {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let fingerprint = plan_digest(&logical, &parts);
         Ok(ViewPlan {
+            graphs: planned.graphs,
             logical,
             physical,
             fingerprint,
             sql_digest: digest(&statement.text.text),
         })
+    }
+
+    async fn physical(&self, logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        match self.session.context().state().create_physical_plan(logical).await {
+            Ok(physical) => Ok(physical),
+            Err(error) => Err(self.session.explain_error(error, logical).await.into()),
+        }
     }
 
     async fn build(&self, statement: &Statement, view: &Made<'_>, plan: ViewPlan) -> Result<StepReport> {
@@ -213,7 +229,7 @@ impl Walk<'_> {
             })
             .await?;
         let span = Span::build(&id).with("object", view.name);
-        let written = self.write(statement, view, &plan, &id).await;
+        let written = self.write(statement, view, plan, &id).await;
         end(span, &written);
         match written {
             Ok((step, mut end)) => {
@@ -265,74 +281,59 @@ impl Walk<'_> {
         }
     }
 
-    /// Runs the view's plan from its beginning: how rows fall into its partitions depends on timing, so receipts of
-    /// different runs do not fit together.
+    /// Runs the view's plan.
     async fn write(
         &self,
         statement: &Statement,
         view: &Made<'_>,
-        plan: &ViewPlan,
+        mut plan: ViewPlan,
         id: &str,
     ) -> Result<(StepReport, BuildEnd)> {
-        let began = Instant::now();
-        let layout = &self.workspace.layout;
         let name = view.step_name();
-        let staging = format!("{}/rows", staging_folder(id));
-        let splits = plan.physical.output_partitioning().partition_count();
-        self.workspace.event(Event::StepStarted {
-            build: id.to_owned(),
-            step: name.clone(),
-            number: self.done.len() + 1,
-            of: self.done.len() + 1,
-            splits,
-            splits_done: 0,
-        });
-        let sink = RowSink {
-            folder: layout.folder(&view_folder(view.name, id)),
-            staging: layout.folder(&staging),
-            step: name.clone(),
-            splits: None,
-        };
-        let sink = Arc::new(WriteRows::new(Arc::clone(&plan.physical), Arc::new(sink)));
         let step = self.runner_step(statement, view, &name, id);
-        let context = self.session.context().state().task_ctx();
-        // A cluster may cut the plan into other splits than this process does.
-        let splits = match self.workspace.run_step(context, &step, sink).await {
-            Ok(receipts) => receipts.len(),
-            Err(CoordinatorError::Sql(SqlError::Engine(error))) => {
-                return Err(self.session.explain_error(error, &plan.logical).await.into());
+        let place = step.place.clone();
+        let mut steps = self.done.len();
+        let mut graphs = Graphs {
+            workspace: self.workspace,
+            session: self.session,
+            step: step.clone(),
+            query: view.query,
+            prepared: vec![],
+        };
+        loop {
+            let calls = std::mem::take(&mut plan.graphs);
+            let (made, found) = graphs.decide(calls, usize::MAX, steps).await?;
+            steps += made.len();
+            if !found {
+                break;
             }
-            Err(other) => return Err(other),
-        };
-        failpoint::hit("view-done");
-        let taken = Receipt::collect(layout.store(), &layout.path(&staging)).await;
-        let taken = taken.map_err(|e| CoordinatorError::engine(&step.place, &step.location, e.into()))?;
-        if taken.len() != splits {
-            return Err(CoordinatorError::Invalid(format!(
-                "{}: {} of {splits} splits have a receipt although the step ended; run the statement again",
-                step.place,
-                taken.len()
-            )));
+            let again = self.session.plan_for_build(statement, &graphs.prepared).await?;
+            plan.logical = self.session.check_reproducible(again.plan, view.query)?;
+            plan.physical = self.physical(&plan.logical).await?;
+            plan.graphs = again.graphs;
         }
-        let report = StepReport {
-            name,
-            reused: false,
-            splits: splits as u32,
-            rows_in: taken.values().map(|r| r.rows_in).sum(),
-            rows_out: taken.values().map(|r| r.rows_out).sum(),
-            bytes: taken.values().map(|r| r.bytes).sum(),
-            elapsed: began.elapsed(),
+        let rows = RowsStep {
+            workspace: self.workspace,
+            session: self.session,
+            step,
+            number: steps + 1,
+            of: steps + 1,
+            folder: view_folder(view.name, id),
+            staging: format!("{}/rows", staging_folder(id)),
+            logical: &plan.logical,
+            physical: plan.physical,
         };
+        let (report, files) = rows.run().await?;
         if view.kind == ObjectKind::HashList && report.rows_out == 0 {
             return Err(CoordinatorError::Invalid(format!(
-                "{}: there is no hash for list {}: its files are empty, or what is in them is of another signal",
-                step.place, view.name
+                "{place}: there is no hash for list {}: its files are empty, or what is in them is of another signal",
+                view.name
             )));
         }
         let end = BuildEnd {
             rows: Some(report.rows_out),
             bytes: Some(report.bytes),
-            files: taken.into_values().flat_map(|receipt| receipt.rows_files).collect(),
+            files,
             ..BuildEnd::default()
         };
         Ok((report, end))

@@ -1,8 +1,8 @@
-//! `duplicate_links(a, b, similarity, rank_a, rank_b, shape)`: clusters over verified pairs.
+//! `duplicate_links(a, b, similarity, rank_a, rank_b, settled_a, shape)`: clusters over verified pairs.
 //!
-//! `a` and `b` are nodes (`FixedSizeBinary(16)`), the ranks (`Binary`) say who is rather a representative, `shape` is the
-//! constant `'component'` or `'star'`. Gives one `List<Struct<node, cluster, first, linked>>`: every node with the node
-//! of its representative, its own rank, and the rank of the node that links it (NULL for the representative itself).
+//! `a` and `b` are nodes (`FixedSizeBinary(16)`), the ranks (`Binary`) say who is rather a representative, `settled_a` says
+//! that `a` is in a cluster of an earlier build (`b` never is), `shape` is the constant `'component'` or `'star'`. Gives one `List<Struct<node, cluster, first, linked>>`: every node with the node
+//! of its representative (or of the settled node that it hangs below), its own rank, and the rank of the node that links it (NULL for the representative itself).
 //!
 //! Partitions collect pairs side by side, for components only those of a spanning forest, and merging is putting them
 //! together; memory is that of the nodes with a partner (about 120 bytes each) and of the pairs (16 bytes).
@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use corpusmill_kernels::duplicate_links::{ClusterShape, Edge, duplicate_links, spanning_forest};
 use datafusion::arrow::array::{
-    Array, ArrayRef, BinaryBuilder, FixedSizeBinaryArray, Float64Array, ListArray, StructArray,
+    Array, ArrayRef, BinaryBuilder, BooleanArray, FixedSizeBinaryArray, Float64Array, ListArray, StructArray,
 };
 use datafusion::arrow::buffer::{Buffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use datafusion::common::cast::{
-    as_binary_array, as_fixed_size_binary_array, as_float64_array, as_list_array, as_struct_array,
+    as_binary_array, as_boolean_array, as_fixed_size_binary_array, as_float64_array, as_list_array, as_struct_array,
 };
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -56,6 +56,12 @@ pub(crate) fn edge_fields() -> Fields {
     ])
 }
 
+/// The same, and whether `a` is settled.
+fn state_fields() -> Fields {
+    let settled = Arc::new(Field::new("settled_a", DataType::Boolean, false));
+    edge_fields().iter().cloned().chain([settled]).collect()
+}
+
 fn item(fields: Fields) -> FieldRef {
     Arc::new(Field::new_list_field(DataType::Struct(fields), true))
 }
@@ -79,8 +85,8 @@ impl AggregateUDFImpl for DuplicateLinks {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        if types.len() != 6 {
-            return plan_err!("duplicate_links takes a, b, similarity, rank_a, rank_b and a shape");
+        if types.len() != 7 {
+            return plan_err!("duplicate_links takes a, b, similarity, rank_a, rank_b, settled_a and a shape");
         }
         Ok(vec![
             ID,
@@ -88,12 +94,13 @@ impl AggregateUDFImpl for DuplicateLinks {
             DataType::Float64,
             DataType::Binary,
             DataType::Binary,
+            DataType::Boolean,
             DataType::Utf8,
         ])
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        let shape = match constant_argument(&args, 5)?.try_as_str().flatten() {
+        let shape = match constant_argument(&args, 6)?.try_as_str().flatten() {
             Some("component") => ClusterShape::Component,
             Some("star") => ClusterShape::Star,
             other => return plan_err!("a cluster is a 'component' or a 'star', found {other:?}"),
@@ -111,7 +118,7 @@ impl AggregateUDFImpl for DuplicateLinks {
         let name = format!("{}[edges]", args.name);
         Ok(vec![Arc::new(Field::new(
             name,
-            DataType::List(item(edge_fields())),
+            DataType::List(item(state_fields())),
             true,
         ))])
     }
@@ -119,6 +126,7 @@ impl AggregateUDFImpl for DuplicateLinks {
 
 #[derive(Debug)]
 struct Node {
+    settled: bool,
     rank: Box<[u8]>,
     id: [u8; 16],
 }
@@ -135,14 +143,18 @@ struct Graph {
 }
 
 impl Graph {
-    fn number(&mut self, id: &[u8], rank: &[u8]) -> Result<u32> {
+    fn number(&mut self, id: &[u8], rank: &[u8], settled: bool) -> Result<u32> {
         let id: [u8; 16] = id
             .try_into()
             .map_err(|_| exec_datafusion_err!("duplicate_links takes ids of 16 bytes, found {}", id.len()))?;
         let next = u32::try_from(self.nodes.len())
             .map_err(|_| exec_datafusion_err!("duplicate_links: more than 2^32 rows have a duplicate"))?;
         Ok(*self.numbers.entry(id).or_insert_with(|| {
-            self.nodes.push(Node { rank: rank.into(), id });
+            self.nodes.push(Node {
+                settled,
+                rank: rank.into(),
+                id,
+            });
             next
         }))
     }
@@ -154,28 +166,39 @@ impl Graph {
         );
         let similarity = as_float64_array(&columns[2])?;
         let (rank_a, rank_b) = (as_binary_array(&columns[3])?, as_binary_array(&columns[4])?);
+        let settled = as_boolean_array(&columns[5])?;
         for row in 0..similarity.len() {
             let edge = Edge {
-                a: self.number(a.value(row), rank_a.value(row))?,
-                b: self.number(b.value(row), rank_b.value(row))?,
+                a: self.number(a.value(row), rank_a.value(row), settled.value(row))?,
+                b: self.number(b.value(row), rank_b.value(row), false)?,
                 similarity: similarity.value(row),
             };
             self.edges.push(edge);
         }
         if self.shape == ClusterShape::Component && self.edges.len() > EDGES_MAX.max(2 * self.reduced) {
             self.rank();
-            spanning_forest(&mut self.edges, self.nodes.len());
+            self.reduce();
             self.reduced = self.edges.len();
         }
         Ok(())
     }
 
-    /// Numbers the nodes by rank, so that nothing depends on the order in which pairs came.
+    fn reduce(&mut self) {
+        let settled = self.settled();
+        spanning_forest(&mut self.edges, self.nodes.len(), settled);
+    }
+
+    /// How many nodes are settled; they come first, once nodes are ranked.
+    fn settled(&self) -> usize {
+        self.nodes.iter().take_while(|node| node.settled).count()
+    }
+
+    /// Numbers the nodes by rank, settled ones first, so that nothing depends on the order in which pairs came.
     fn rank(&mut self) {
         let mut order: Vec<u32> = (0..self.nodes.len() as u32).collect();
         order.sort_unstable_by(|x, y| {
             let (x, y) = (&self.nodes[*x as usize], &self.nodes[*y as usize]);
-            (&x.rank, &x.id).cmp(&(&y.rank, &y.id))
+            (!x.settled, &x.rank, &x.id).cmp(&(!y.settled, &y.rank, &y.id))
         });
         let mut place = vec![0u32; order.len()];
         for (new, old) in (0u32..).zip(&order) {
@@ -228,23 +251,26 @@ impl Accumulator for Graph {
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
         self.rank();
         if self.shape == ClusterShape::Component {
-            spanning_forest(&mut self.edges, self.nodes.len());
+            self.reduce();
         }
         let (a, b) = (self.edges.iter().map(|e| e.a), self.edges.iter().map(|e| e.b));
         let similarity: Float64Array = self.edges.iter().map(|e| Some(e.similarity)).collect();
+        let settled: BooleanArray = a.clone().map(|a| Some(self.nodes[a as usize].settled)).collect();
         let columns = vec![
             self.ids(a.clone())?,
             self.ids(b.clone())?,
             Arc::new(similarity),
             self.ranks(a.map(Some)),
             self.ranks(b.map(Some)),
+            Arc::new(settled),
         ];
-        Ok(vec![one_list(edge_fields(), columns)?])
+        Ok(vec![one_list(state_fields(), columns)?])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         self.rank();
-        let links = duplicate_links(take(&mut self.edges), self.nodes.len(), self.shape);
+        let edges = take(&mut self.edges);
+        let links = duplicate_links(edges, self.nodes.len(), self.settled(), self.shape);
         let linked = (0u32..)
             .zip(&links)
             .map(|(node, link)| (link.linked_to != node).then_some(link.linked_to));

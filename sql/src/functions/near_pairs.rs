@@ -1,10 +1,11 @@
-//! `near_pairs(node, rank, sketch, threshold)`: the members of a bucket that are worth comparing.
+//! `near_pairs(node, rank, settled, sketch, threshold)`: the members of a bucket that are worth comparing.
 //!
 //! `node` and `sketch` are `FixedSizeBinary(16)`, `rank` is a `Binary` by which the first of the bucket is chosen,
-//! `threshold` a constant. Gives `List<Struct<a, b>>` of nodes, NULL for a bucket without a pair. Which pairs these are
+//! `settled` says that a member is of an earlier build (those come first, and are not compared with each other),
+//! `threshold` is a constant. Gives `List<Struct<a, b>>` of nodes, NULL for a bucket without a pair. Which pairs these are
 //! depends on the members alone ([`corpusmill_kernels::near_pairs`]).
 //!
-//! It is grouped by band, and nearly all bands have one member: so the members of all groups lie in four vectors, in the
+//! It is grouped by band, and nearly all bands have one member: so the members of all groups lie in a few vectors, in the
 //! order in which they came, and a group costs nothing by itself.
 
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
-use datafusion::common::cast::{as_binary_array, as_fixed_size_binary_array, as_list_array, as_struct_array};
+use datafusion::common::cast::{
+    as_binary_array, as_boolean_array, as_fixed_size_binary_array, as_list_array, as_struct_array,
+};
 use datafusion::common::{Result, exec_datafusion_err, not_impl_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{
@@ -40,6 +43,7 @@ fn member_fields() -> Fields {
     Fields::from(vec![
         Field::new("node", ID, false),
         Field::new("rank", DataType::Binary, false),
+        Field::new("settled", DataType::Boolean, false),
         Field::new("sketch", ID, false),
     ])
 }
@@ -68,8 +72,8 @@ impl AggregateUDFImpl for NearPairs {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types {
-            [_, _, _, _] => Ok(vec![ID, DataType::Binary, ID, DataType::Float64]),
-            _ => plan_err!("near_pairs takes a node, a rank, a sketch and a threshold"),
+            [_, _, _, _, _] => Ok(vec![ID, DataType::Binary, DataType::Boolean, ID, DataType::Float64]),
+            _ => plan_err!("near_pairs takes a node, a rank, whether it is settled, a sketch and a threshold"),
         }
     }
 
@@ -91,12 +95,20 @@ impl AggregateUDFImpl for NearPairs {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        let threshold = constant_argument(&args, 3)?.cast_to(&DataType::Float64)?;
+        let threshold = constant_argument(&args, 4)?.cast_to(&DataType::Float64)?;
         let datafusion::common::ScalarValue::Float64(Some(threshold)) = threshold else {
             return plan_err!("the threshold of near_pairs is a number");
         };
         Ok(Box::new(Buckets::new(threshold)))
     }
+}
+
+/// One member of a bucket.
+struct Member<'a> {
+    node: &'a [u8],
+    rank: &'a [u8],
+    settled: bool,
+    sketch: &'a [u8],
 }
 
 /// Members of all buckets; the vectors have one item for each.
@@ -105,6 +117,7 @@ struct Members {
     groups: Vec<usize>,
     nodes: Vec<[u8; 16]>,
     sketches: Vec<[u8; 16]>,
+    settled: Vec<bool>,
     rank_bytes: Vec<u8>,
     /// Where each rank ends.
     rank_ends: Vec<usize>,
@@ -120,18 +133,28 @@ impl Members {
         &self.rank_bytes[start..self.rank_ends[member]]
     }
 
-    fn push(&mut self, group: usize, node: &[u8], rank: &[u8], sketch: &[u8]) -> Result<()> {
+    fn push(&mut self, group: usize, member: Member<'_>) -> Result<()> {
         let id = |bytes: &[u8]| -> Result<[u8; 16]> {
             bytes
                 .try_into()
                 .map_err(|_| exec_datafusion_err!("near_pairs takes ids of 16 bytes, found {}", bytes.len()))
         };
-        self.nodes.push(id(node)?);
-        self.sketches.push(id(sketch)?);
+        self.nodes.push(id(member.node)?);
+        self.sketches.push(id(member.sketch)?);
+        self.settled.push(member.settled);
         self.groups.push(group);
-        self.rank_bytes.extend_from_slice(rank);
+        self.rank_bytes.extend_from_slice(member.rank);
         self.rank_ends.push(self.rank_bytes.len());
         Ok(())
+    }
+
+    fn member(&self, number: usize) -> Member<'_> {
+        Member {
+            node: &self.nodes[number],
+            rank: self.rank(number),
+            settled: self.settled[number],
+            sketch: &self.sketches[number],
+        }
     }
 
     /// Members of the groups below `groups`, ordered by group.
@@ -157,7 +180,7 @@ impl Members {
         let mut kept = Members::default();
         for member in (0..self.len()).filter(|member| self.groups[*member] >= groups) {
             let group = self.groups[member] - groups;
-            kept.push(group, &self.nodes[member], self.rank(member), &self.sketches[member])?;
+            kept.push(group, self.member(member))?;
         }
         *self = kept;
         Ok(())
@@ -200,15 +223,17 @@ impl Buckets {
             let bucket = &mut order[ends[group]..ends[group + 1]];
             let before = a.len();
             if bucket.len() > 1 {
-                bucket.sort_unstable_by(|x, y| {
-                    let by_rank = self.members.rank(*x).cmp(self.members.rank(*y));
-                    by_rank.then(self.members.nodes[*x].cmp(&self.members.nodes[*y]))
+                bucket.sort_unstable_by_key(|member| {
+                    let member = self.members.member(*member);
+                    (!member.settled, member.rank, member.node)
                 });
+                let settled = bucket.iter().take_while(|member| self.members.settled[**member]);
+                let settled = settled.count();
                 let sketches: Vec<u128> = bucket
                     .iter()
                     .map(|member| u128::from_le_bytes(self.members.sketches[*member]))
                     .collect();
-                near_pairs(&sketches, self.threshold, |x, y| {
+                near_pairs(&sketches, settled, self.threshold, |x, y| {
                     a.push(self.members.nodes[bucket[x]]);
                     b.push(self.members.nodes[bucket[y]]);
                 });
@@ -234,15 +259,15 @@ impl Buckets {
         order
             .iter()
             .for_each(|member| ranks.append_value(self.members.rank(*member)));
-        let (nodes, sketches) = (ids(of(&self.members.nodes))?, ids(of(&self.members.sketches))?);
+        let settled: BooleanArray = order.iter().map(|member| Some(self.members.settled[*member])).collect();
+        let columns = vec![
+            ids(of(&self.members.nodes))?,
+            Arc::new(ranks.finish()) as ArrayRef,
+            Arc::new(settled),
+            ids(of(&self.members.sketches))?,
+        ];
         let lengths = (0..groups).map(|group| ends[group + 1] - ends[group]);
-        member_lists(
-            nodes,
-            Arc::new(ranks.finish()),
-            sketches,
-            OffsetBuffer::from_lengths(lengths),
-            None,
-        )
+        member_lists(columns, OffsetBuffer::from_lengths(lengths), None)
     }
 }
 
@@ -251,14 +276,8 @@ fn ids(ids: Vec<[u8; 16]>) -> Result<ArrayRef> {
     Ok(Arc::new(FixedSizeBinaryArray::try_new(16, bytes, None)?))
 }
 
-fn member_lists(
-    nodes: ArrayRef,
-    ranks: ArrayRef,
-    sketches: ArrayRef,
-    offsets: OffsetBuffer<i32>,
-    nulls: Option<NullBuffer>,
-) -> Result<ListArray> {
-    let members = StructArray::try_new(member_fields(), vec![nodes, ranks, sketches], None)?;
+fn member_lists(columns: Vec<ArrayRef>, offsets: OffsetBuffer<i32>, nulls: Option<NullBuffer>) -> Result<ListArray> {
+    let members = StructArray::try_new(member_fields(), columns, None)?;
     Ok(ListArray::try_new(
         item(member_fields()),
         offsets,
@@ -267,13 +286,37 @@ fn member_lists(
     )?)
 }
 
-/// The three columns of members.
-fn columns(values: &[ArrayRef]) -> Result<(&FixedSizeBinaryArray, &BinaryArray, &FixedSizeBinaryArray)> {
-    Ok((
-        as_fixed_size_binary_array(&values[0])?,
-        as_binary_array(&values[1])?,
-        as_fixed_size_binary_array(&values[2])?,
-    ))
+/// The columns of members.
+struct Columns<'a> {
+    nodes: &'a FixedSizeBinaryArray,
+    ranks: &'a BinaryArray,
+    settled: &'a BooleanArray,
+    sketches: &'a FixedSizeBinaryArray,
+}
+
+impl<'a> Columns<'a> {
+    fn of(values: &'a [ArrayRef]) -> Result<Self> {
+        Ok(Self {
+            nodes: as_fixed_size_binary_array(&values[0])?,
+            ranks: as_binary_array(&values[1])?,
+            settled: as_boolean_array(&values[2])?,
+            sketches: as_fixed_size_binary_array(&values[3])?,
+        })
+    }
+
+    /// A text without a sketch has no shingles, and is in no bucket.
+    fn is_member(&self, row: usize) -> bool {
+        self.nodes.is_valid(row) && self.sketches.is_valid(row)
+    }
+
+    fn member(&self, row: usize) -> Member<'a> {
+        Member {
+            node: self.nodes.value(row),
+            rank: self.ranks.value(row),
+            settled: self.settled.value(row),
+            sketch: self.sketches.value(row),
+        }
+    }
 }
 
 impl GroupsAccumulator for Buckets {
@@ -285,12 +328,11 @@ impl GroupsAccumulator for Buckets {
         total_num_groups: usize,
     ) -> Result<()> {
         self.groups = total_num_groups;
-        let (nodes, ranks, sketches) = columns(values)?;
+        let columns = Columns::of(values)?;
         for (row, group) in group_indices.iter().enumerate() {
             let chosen = opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if chosen && nodes.is_valid(row) && sketches.is_valid(row) {
-                self.members
-                    .push(*group, nodes.value(row), ranks.value(row), sketches.value(row))?;
+            if chosen && columns.is_member(row) {
+                self.members.push(*group, columns.member(row))?;
             }
         }
         Ok(())
@@ -300,7 +342,7 @@ impl GroupsAccumulator for Buckets {
         self.groups = total_num_groups;
         let lists = as_list_array(&values[0])?;
         let members = as_struct_array(lists.values())?;
-        let (nodes, ranks, sketches) = columns(members.columns())?;
+        let columns = Columns::of(members.columns())?;
         let offsets = lists.value_offsets();
         for (list, group) in group_indices
             .iter()
@@ -308,8 +350,7 @@ impl GroupsAccumulator for Buckets {
             .filter(|(list, _)| lists.is_valid(*list))
         {
             for row in offsets[list] as usize..offsets[list + 1] as usize {
-                self.members
-                    .push(*group, nodes.value(row), ranks.value(row), sketches.value(row))?;
+                self.members.push(*group, columns.member(row))?;
             }
         }
         Ok(())
@@ -325,19 +366,14 @@ impl GroupsAccumulator for Buckets {
 
     fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let rows = values[0].len();
-        let (nodes, _, sketches) = columns(values)?;
+        let columns = Columns::of(values)?;
         let chosen = |row: usize| {
-            opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
-                && nodes.is_valid(row)
-                && sketches.is_valid(row)
+            opt_filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row)) && columns.is_member(row)
         };
         let valid: NullBuffer = (0..rows).map(chosen).collect::<Vec<bool>>().into();
-        let [nodes, ranks, sketches] = [&values[0], &values[1], &values[2]].map(Arc::clone);
         let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(1, rows));
         Ok(vec![Arc::new(member_lists(
-            nodes,
-            ranks,
-            sketches,
+            values[..4].to_vec(),
             offsets,
             Some(valid),
         )?)])
@@ -347,6 +383,7 @@ impl GroupsAccumulator for Buckets {
         let members = &self.members;
         members.groups.capacity() * size_of::<usize>()
             + (members.nodes.capacity() + members.sketches.capacity()) * 16
+            + members.settled.capacity()
             + members.rank_bytes.capacity()
             + members.rank_ends.capacity() * size_of::<usize>()
     }

@@ -1,4 +1,5 @@
-//! `nearest_hash(hash)` → `Struct<id: Utf8, distance: Int32>`: the entry of one hash list that is nearest to a PDQ hash.
+//! `nearest_hash(hash)` → `Struct<id: Utf8, distance: Int32>`: the entry of one hash list that is nearest to a PDQ hash;
+//! or a list of all that are near, ordered by distance and id.
 //!
 //! The function carries where the list lies, not the list: a process reads it once, from the warehouse, and keeps an index
 //! over it ([`HammingIndex`]: 96 bytes a hash and 4 MiB, and 8 bytes and the letters of the id for entries whose id is not
@@ -11,10 +12,11 @@ use corpusmill_corpus::{StoreOptions, open_store};
 use corpusmill_kernels::hamming::HammingIndex;
 use corpusmill_kernels::pdq::{PdqHash, hash_text};
 use datafusion::arrow::array::{
-    Array, ArrayRef, Int32Builder, LargeStringArray, LargeStringBuilder, StringBuilder, StructArray,
+    Array, ArrayRef, Int32Builder, LargeStringArray, LargeStringBuilder, ListArray, StringArray, StringBuilder,
+    StructArray,
 };
-use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::datatypes::{DataType, Field, Fields};
+use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_datafusion_err, plan_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion::parquet::arrow::ProjectionMask;
@@ -42,6 +44,9 @@ pub(crate) struct ListedHashes {
     pub(crate) hashes: u64,
     /// Greatest distance in bits.
     pub(crate) distance_max: u32,
+    /// All entries within it, in place of the nearest one.
+    #[serde(default)]
+    pub(crate) every: bool,
 }
 
 /// The function of one list.
@@ -54,11 +59,15 @@ pub(crate) struct NearestHash {
 impl NearestHash {
     pub(crate) const NAME: &'static str = "nearest_hash";
 
-    pub(crate) fn udf(list: Arc<ListedHashes>) -> ScalarUDF {
-        ScalarUDF::new_from_impl(Self {
+    pub(crate) fn new(list: Arc<ListedHashes>) -> Self {
+        Self {
             list,
             signature: Signature::user_defined(Volatility::Immutable),
-        })
+        }
+    }
+
+    pub(crate) fn into_udf(self) -> ScalarUDF {
+        ScalarUDF::new_from_impl(self)
     }
 
     /// Looks through the engine's wrapper.
@@ -85,6 +94,10 @@ impl Hash for NearestHash {
     }
 }
 
+fn item() -> FieldRef {
+    Arc::new(Field::new_list_field(DataType::Struct(fields()), true))
+}
+
 fn fields() -> Fields {
     Fields::from(vec![
         Field::new("id", DataType::Utf8, true),
@@ -102,7 +115,10 @@ impl ScalarUDFImpl for NearestHash {
     }
 
     fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Struct(fields()))
+        Ok(match self.list.every {
+            true => DataType::List(item()),
+            false => DataType::Struct(fields()),
+        })
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
@@ -119,20 +135,10 @@ impl ScalarUDFImpl for NearestHash {
         let index = Index::of(&self.list)?;
         let constant = matches!(hashes, ColumnarValue::Scalar(_));
         let hashes = strings(&hashes.to_array(if constant { 1 } else { args.number_rows })?)?;
-        let mut ids = StringBuilder::new();
-        let mut distances = Int32Builder::with_capacity(hashes.len());
-        let mut valid = Vec::with_capacity(hashes.len());
-        for hash in hashes.iter() {
-            let found = match hash {
-                Some(hash) => index.nearest(&pdq::parse(hash)?, self.list.distance_max),
-                None => None,
-            };
-            valid.push(found.is_some());
-            distances.append_option(found.as_ref().map(|(distance, _)| *distance as i32));
-            ids.append_option(found.map(|(_, id)| id));
-        }
-        let columns: Vec<ArrayRef> = vec![Arc::new(ids.finish()), Arc::new(distances.finish())];
-        let result: ArrayRef = Arc::new(StructArray::try_new(fields(), columns, Some(NullBuffer::from(valid)))?);
+        let result: ArrayRef = match self.list.every {
+            true => Arc::new(index.every(&hashes, self.list.distance_max)?),
+            false => Arc::new(index.nearest_of(&hashes, self.list.distance_max)?),
+        };
         match constant {
             true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)),
             false => Ok(ColumnarValue::Array(result)),
@@ -184,12 +190,60 @@ impl Index {
         })
     }
 
+    /// The nearest entry of each hash.
+    fn nearest_of(&self, hashes: &StringArray, distance_max: u32) -> Result<StructArray> {
+        let mut ids = StringBuilder::new();
+        let mut distances = Int32Builder::with_capacity(hashes.len());
+        let mut valid = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            let found = match hash {
+                Some(hash) => self.nearest(&pdq::parse(hash)?, distance_max),
+                None => None,
+            };
+            valid.push(found.is_some());
+            distances.append_option(found.as_ref().map(|(distance, _)| *distance as i32));
+            ids.append_option(found.map(|(_, id)| id));
+        }
+        let columns: Vec<ArrayRef> = vec![Arc::new(ids.finish()), Arc::new(distances.finish())];
+        Ok(StructArray::try_new(fields(), columns, Some(NullBuffer::from(valid)))?)
+    }
+
+    /// All entries that are near each hash.
+    fn every(&self, hashes: &StringArray, distance_max: u32) -> Result<ListArray> {
+        let mut ids = StringBuilder::new();
+        let mut distances = Int32Builder::new();
+        let mut lengths = Vec::with_capacity(hashes.len());
+        let mut found: Vec<(u32, String)> = Vec::new();
+        for hash in hashes {
+            found.clear();
+            if let Some(hash) = hash {
+                self.hashes.near(&pdq::parse(hash)?, distance_max, |number, distance| {
+                    found.push((distance, self.id(number)));
+                });
+            }
+            found.sort_unstable();
+            lengths.push(found.len());
+            for (distance, id) in &found {
+                ids.append_value(id);
+                distances.append_value(*distance as i32);
+            }
+        }
+        let columns: Vec<ArrayRef> = vec![Arc::new(ids.finish()), Arc::new(distances.finish())];
+        let entries = StructArray::try_new(fields(), columns, None)?;
+        let offsets = OffsetBuffer::from_lengths(lengths);
+        Ok(ListArray::try_new(item(), offsets, Arc::new(entries), None)?)
+    }
+
+    fn id(&self, number: u32) -> String {
+        match self.ids.value(number as usize) {
+            "" => hash_text(&self.hashes.hash(number)),
+            id => id.to_owned(),
+        }
+    }
+
     fn nearest(&self, hash: &PdqHash, distance_max: u32) -> Option<(u32, String)> {
         let (distance, numbers) = self.hashes.nearest(hash, distance_max)?;
-        let ids = numbers.iter().map(|number| match self.ids.value(*number as usize) {
-            "" => hash_text(&self.hashes.hash(*number)),
-            id => id.to_owned(),
-        });
+        let ids = numbers.iter().map(|number| self.id(*number));
         Some((distance, ids.min()?))
     }
 }

@@ -23,6 +23,7 @@ use datafusion::common::{Column, JoinType, Result, ScalarValue};
 use datafusion::functions_aggregate::expr_fn::{count, min, sum};
 use datafusion::functions_aggregate::min_max::min_udaf;
 use datafusion::functions_aggregate::sum::sum_udaf;
+use datafusion::functions_nested::expr_fn::make_array;
 use datafusion::functions_window::row_number::row_number;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::planner::RelationPlannerContext;
@@ -36,6 +37,7 @@ use super::fault;
 use super::relation::{kept_columns, on, over_all};
 use crate::functions::group_components::{self, COMPONENT, NODE};
 use crate::functions::{content_id, split_of};
+use crate::graphs;
 
 const SPLIT: &str = "split";
 const RATIOS: &str = "train=0.9,valid=0.05,test=0.05";
@@ -189,18 +191,40 @@ pub(super) fn components_of_ids(input: LogicalPlan, ids: &[Expr]) -> Result<Logi
     let names: Vec<String> = (0..ids.len()).map(|i| format!("{PREFIX}group_{i}")).collect();
     let named = ids.iter().zip(&names).map(|(id, name)| id.clone().alias(name));
     let found = format!("{PREFIX}pairs");
+    let ids = LogicalPlanBuilder::from(input).project(named)?.distinct()?.build()?;
+    if let Some(graph) = graphs::graph(|| edges(ids.clone(), &names))? {
+        let nodes = LogicalPlanBuilder::from(edges(ids, &names)?)
+            .project(vec![ident(graphs::V).alias(NODE)])?
+            .distinct()?
+            .build()?;
+        let (nodes, centre) = graph.with_centre(nodes, NODE)?;
+        return LogicalPlanBuilder::from(nodes)
+            .project(vec![ident(NODE), centre.alias(COMPONENT)])?
+            .build();
+    }
     let call = group_components::function().call(names.iter().map(ident).collect());
     let field = |name: &str| {
         datafusion::functions::core::get_field()
             .call(vec![ident(found.clone()), lit(name)])
             .alias(name)
     };
-    LogicalPlanBuilder::from(input)
-        .project(named)?
-        .distinct()?
+    LogicalPlanBuilder::from(ids)
         .aggregate(Vec::<Expr>::new(), vec![call.alias(&found)])?
         .unnest_column(Column::new_unqualified(&found))?
         .project(vec![field(NODE), field(COMPONENT)])?
+        .build()
+}
+
+/// The first id of each row with each of its ids, itself among them: the edges of the graph.
+fn edges(ids: LogicalPlan, names: &[String]) -> Result<LogicalPlan> {
+    let all = || names.iter().map(ident).collect::<Vec<_>>();
+    LogicalPlanBuilder::from(ids)
+        .project(vec![
+            coalesce(all()).alias(graphs::U),
+            make_array(all()).alias(graphs::V),
+        ])?
+        .unnest_column(Column::new_unqualified(graphs::V))?
+        .filter(ident(graphs::V).is_not_null())?
         .build()
 }
 

@@ -20,11 +20,14 @@ use datafusion::logical_expr::{Expr, ExprFunctionExt, LogicalPlan, LogicalPlanBu
 
 use super::relation::{kept_columns, on, over_all};
 use crate::functions::{content_hash, content_id, duplicate_links, order_key};
+use crate::graphs;
 
 /// Names of the columns of [`nodes`].
 pub(super) const NODE: &str = "__dup_node";
 pub(super) const VALUE: &str = "__dup_value";
 pub(super) const RANK: &str = "__dup_rank";
+/// Whether a node is in a cluster of an earlier build.
+pub(super) const SETTLED: &str = "__dup_settled";
 /// Names of the columns of a plan of pairs.
 pub(super) const A: &str = "__dup_a";
 pub(super) const B: &str = "__dup_b";
@@ -32,6 +35,7 @@ const VALUE_A: &str = "__dup_value_a";
 const VALUE_B: &str = "__dup_value_b";
 const RANK_A: &str = "__dup_rank_a";
 const RANK_B: &str = "__dup_rank_b";
+pub(super) const SETTLED_A: &str = "__dup_settled_a";
 const SIMILARITY: &str = "__dup_pair_similarity";
 /// Columns of a plan of verified pairs: the field of an edge, and the name.
 pub(super) const EDGE_COLUMNS: [(&str, &str); 5] = [
@@ -42,10 +46,11 @@ pub(super) const EDGE_COLUMNS: [(&str, &str); 5] = [
     ("rank_b", RANK_B),
 ];
 const LINKS: &str = "__dup_links";
-const CLUSTER: &str = "__dup_cluster";
+const COMPONENT: &str = "__dup_component";
+pub(super) const CLUSTER: &str = "__dup_cluster";
 const FIRST: &str = "__dup_first";
-const LINKED: &str = "__dup_linked";
-const LINK_NODE: &str = "__dup_link_node";
+pub(super) const LINKED: &str = "__dup_linked";
+pub(super) const LINK_NODE: &str = "__dup_link_node";
 const PLACE: &str = "__dup_place";
 const CLUSTER_RANK: &str = "__dup_cluster_rank";
 const CLUSTER_VALUE: &str = "__dup_cluster_value";
@@ -89,7 +94,7 @@ impl Rows {
         }
     }
 
-    /// One row for each different value: [`NODE`], [`VALUE`], [`RANK`].
+    /// One row for each different value: [`NODE`], [`VALUE`], [`RANK`], and [`SETTLED`], which none of them is.
     pub(super) fn nodes(&self) -> Result<LogicalPlan> {
         LogicalPlanBuilder::from(self.input.clone())
             .project(vec![
@@ -102,12 +107,13 @@ impl Rows {
                 content_hash().call(vec![ident(VALUE)]).alias(NODE),
                 ident(VALUE),
                 ident(RANK),
+                lit(false).alias(SETTLED),
             ])?
             .build()
     }
 
     /// Compares the values of `pairs` ([`A`], [`B`], each once) and keeps those that `alike` gives a value from
-    /// `least` on: `a`, `b`, similarity and both ranks.
+    /// `least` on: `a`, `b`, similarity, both ranks, and whether `a` is settled.
     pub(super) fn verify(
         &self,
         pairs: LogicalPlan,
@@ -115,25 +121,24 @@ impl Rows {
         alike: impl Fn(Expr, Expr) -> Expr,
         least: f64,
     ) -> Result<LogicalPlan> {
-        let side = |node: &str, value: &str, rank: &str| {
+        let side = |columns: &[(&str, &str)]| {
             LogicalPlanBuilder::from(nodes.clone())
-                .project(vec![
-                    ident(NODE).alias(node),
-                    ident(VALUE).alias(value),
-                    ident(RANK).alias(rank),
-                ])?
+                .project(columns.iter().map(|(name, to)| ident(*name).alias(*to)))?
                 .build()
         };
         let (node_a, node_b) = ("__dup_node_a", "__dup_node_b");
+        let a = side(&[(NODE, node_a), (VALUE, VALUE_A), (RANK, RANK_A), (SETTLED, SETTLED_A)])?;
+        let b = side(&[(NODE, node_b), (VALUE, VALUE_B), (RANK, RANK_B)])?;
         LogicalPlanBuilder::from(pairs)
-            .join(side(node_a, VALUE_A, RANK_A)?, JoinType::Inner, on(A, node_a), None)?
-            .join(side(node_b, VALUE_B, RANK_B)?, JoinType::Inner, on(B, node_b), None)?
+            .join(a, JoinType::Inner, on(A, node_a), None)?
+            .join(b, JoinType::Inner, on(B, node_b), None)?
             .project(vec![
                 ident(A),
                 ident(B),
                 alike(ident(VALUE_A), ident(VALUE_B)).alias(SIMILARITY),
                 ident(RANK_A),
                 ident(RANK_B),
+                ident(SETTLED_A),
             ])?
             .filter(ident(SIMILARITY).gt_eq(lit(least)))?
             .build()
@@ -161,7 +166,12 @@ impl Rows {
         rows.push(order_key::of(&self.order).alias(RANK));
         let linked = LogicalPlanBuilder::from(self.input.clone())
             .project(rows)?
-            .join(links(verified, shape)?, JoinType::Left, on(NODE, LINK_NODE), None)?
+            .join(
+                links(verified, lit(false), shape)?,
+                JoinType::Left,
+                on(NODE, LINK_NODE),
+                None,
+            )?
             .build()?;
 
         let mut columns: Vec<Expr> = self.input.schema().columns().into_iter().map(Expr::Column).collect();
@@ -199,21 +209,37 @@ impl Rows {
     }
 }
 
-/// [`LINK_NODE`], [`CLUSTER`], [`FIRST`] and [`LINKED`] of every node that has a pair.
-fn links(verified: LogicalPlan, shape: ClusterShape) -> Result<LogicalPlan> {
+/// [`LINK_NODE`], [`CLUSTER`], [`FIRST`] and [`LINKED`] of every node that has a pair; `settled` says that the `a` of a pair
+/// is in a cluster of an earlier build.
+pub(super) fn links(verified: LogicalPlan, settled: Expr, shape: ClusterShape) -> Result<LogicalPlan> {
     let shape = match shape {
         ClusterShape::Component => "component",
         ClusterShape::Star => "star",
     };
-    let columns = EDGE_COLUMNS.map(|(_, name)| ident(name));
-    let call = duplicate_links::function().call(columns.into_iter().chain([lit(shape)]).collect());
+    let columns = || EDGE_COLUMNS.map(|(_, name)| ident(name)).into_iter();
+    let edges = || {
+        let node = |name: &str, to: &str| content_id().call(vec![ident(name)]).alias(to);
+        let more = [settled.clone().alias(SETTLED_A), node(A, graphs::U), node(B, graphs::V)];
+        LogicalPlanBuilder::from(verified.clone())
+            .project(columns().chain(more))?
+            .build()
+    };
+    // Where components are known, each is clustered by itself.
+    let (pairs, settled, component) = match graphs::graph(edges)? {
+        None => (verified, settled, vec![]),
+        Some(graph) => {
+            let (pairs, component) = graph.with_centre(graphs::scan(&graph.edges)?, graphs::U)?;
+            (pairs, ident(SETTLED_A), vec![component.alias(COMPONENT)])
+        }
+    };
+    let call = duplicate_links::function().call(columns().chain([settled, lit(shape)]).collect());
     let field = |name: &str, to: &str| {
         datafusion::functions::core::get_field()
             .call(vec![ident(LINKS), lit(name)])
             .alias(to)
     };
-    LogicalPlanBuilder::from(verified)
-        .aggregate(Vec::<Expr>::new(), vec![call.alias(LINKS)])?
+    LogicalPlanBuilder::from(pairs)
+        .aggregate(component, vec![call.alias(LINKS)])?
         .unnest_column(Column::new_unqualified(LINKS))?
         .project(vec![
             field("node", LINK_NODE),

@@ -20,7 +20,7 @@ pub(super) fn kept_columns(input: &LogicalPlan, added: &[&str]) -> Vec<Expr> {
 }
 
 /// The keys of a join of two columns without qualifiers.
-pub(super) fn on(left: &str, right: &str) -> (Vec<Column>, Vec<Column>) {
+pub(crate) fn on(left: &str, right: &str) -> (Vec<Column>, Vec<Column>) {
     (
         vec![Column::new_unqualified(left)],
         vec![Column::new_unqualified(right)],
@@ -28,7 +28,7 @@ pub(super) fn on(left: &str, right: &str) -> (Vec<Column>, Vec<Column>) {
 }
 
 /// An aggregate over all rows of a partition, on each of them.
-pub(super) fn over_all(function: Arc<AggregateUDF>, argument: Expr, partition: Expr, name: &str) -> Result<Expr> {
+pub(crate) fn over_all(function: Arc<AggregateUDF>, argument: Expr, partition: Expr, name: &str) -> Result<Expr> {
     let call = WindowFunction::new(WindowFunctionDefinition::AggregateUDF(function), vec![argument]);
     Ok(Expr::from(call)
         .partition_by(vec![partition])

@@ -1,6 +1,8 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use corpusmill_kernels::hash_list::Signal;
+use corpusmill_kernels::pdq::{PdqHash, pdq_distance};
 use datafusion::parquet::arrow::ArrowWriter;
 
 use super::{Script, collect, failure, open, open_with, rows};
@@ -140,6 +142,121 @@ async fn the_nearest_entry_within_the_distance_is_named() {
         wrong.contains("a hash is text of hexadecimal digits or bytes"),
         "{wrong}"
     );
+}
+
+/// What brute force finds for the frames of one video: the best listed video, bits, and both shares in percent.
+fn best_video(frames: &[&String], listed: &[(u32, String)], least: (f64, f64)) -> Option<(String, u32, f64, f64)> {
+    let bits =
+        |text: &str| -> PdqHash { std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()) };
+    let frames: BTreeSet<&String> = frames.iter().copied().collect();
+    let videos: BTreeSet<u32> = listed.iter().map(|(video, _)| *video).collect();
+    let mut found: Vec<(String, u32, f64, f64)> = Vec::new();
+    for video in videos {
+        let own: BTreeSet<&String> = listed
+            .iter()
+            .filter(|(of, _)| *of == video)
+            .map(|(_, hash)| hash)
+            .collect();
+        let near: Vec<(&String, &String, u32)> = frames
+            .iter()
+            .flat_map(|a| own.iter().map(move |b| (*a, *b, pdq_distance(&bits(a), &bits(b)))))
+            .filter(|(_, _, distance)| *distance <= 31)
+            .collect();
+        let met = |side: fn(&(&String, &String, u32)) -> String| near.iter().map(side).collect::<BTreeSet<_>>().len();
+        let query = met(|(a, _, _)| (*a).clone()) as f64 * 100.0 / frames.len() as f64;
+        let bank = met(|(_, b, _)| (*b).clone()) as f64 * 100.0 / own.len() as f64;
+        if !near.is_empty() && query >= least.0 && bank >= least.1 {
+            let distance = near.iter().map(|(_, _, distance)| *distance).min().unwrap();
+            found.push((video.to_string(), distance, query, bank));
+        }
+    }
+    found.sort_by(|x, y| y.2.total_cmp(&x.2).then(y.3.total_cmp(&x.3)).then(x.0.cmp(&y.0)));
+    found.into_iter().next()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn videos_match_by_shares_of_their_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    // Frames of 12 scenes, each a few bits away from its scene; scenes are far from each other.
+    let frame = |scene: usize, bits: usize| hash(scene * 20 + bits % 4..scene * 20 + 16 + bits % 7);
+    let mut state = 0x9e37_79b9_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize % below
+    };
+    let mut listed: Vec<(u32, String)> = Vec::new();
+    for video in 0..9 {
+        listed.extend((0..4 + random(5)).map(|_| (video, frame(random(12), random(9)))));
+    }
+    let entries: Vec<String> = (0..)
+        .zip(&listed)
+        .map(|(id, (video, hash))| format!("({id}, '{hash}', {video})"))
+        .collect();
+    let query = format!(
+        "SELECT id, hash, video FROM (VALUES {}) t(id, hash, video)",
+        entries.join(", ")
+    );
+    let list = list_in(folder.path(), "videos", Signal::Pdq, &query).await;
+    let frames: Vec<(usize, String, i64)> = (0..80)
+        .map(|_| {
+            (
+                random(14),
+                frame(random(12), random(9)),
+                if random(6) == 0 { 10 } else { 90 },
+            )
+        })
+        .collect();
+    let values: Vec<String> = frames
+        .iter()
+        .map(|(video, hash, quality)| format!("({video}, '{hash}', {quality})"))
+        .collect();
+    let view = format!(
+        "CREATE VIEW t(v, h, q) AS VALUES {}, (99, NULL, 90);",
+        values.join(", ")
+    );
+    let session = session_with(&view, vec![list]);
+    let sql = |more: &str| {
+        format!(
+            "SELECT DISTINCT v, match_id, match_distance, match_query_pct, match_bank_pct
+             FROM hash_match(TABLE t, HASHLIST videos, key => 'v', hash => 'h', quality => 'q', bank_key => 'video'{more})"
+        )
+    };
+    for (more, least) in [
+        ("", (80.0, 0.0)),
+        (", query_match_pct => 50, bank_match_pct => 40", (50.0, 40.0)),
+        (", query_match_pct => 0, bank_match_pct => 100", (0.0, 100.0)),
+    ] {
+        let mut want: Vec<String> = vec!["99|-|-|-|-".to_owned()];
+        for video in 0..14 {
+            let of_video: Vec<&(usize, String, i64)> = frames.iter().filter(|frame| frame.0 == video).collect();
+            if of_video.is_empty() {
+                continue;
+            }
+            let good: Vec<&String> = of_video
+                .iter()
+                .filter(|frame| frame.2 >= 50)
+                .map(|frame| &frame.1)
+                .collect();
+            want.push(match best_video(&good, &listed, least) {
+                Some((id, distance, query, bank)) => format!("{video}|{id}|{distance}|{query:?}|{bank:?}"),
+                None => format!("{video}|-|-|-|-"),
+            });
+        }
+        want.sort();
+        assert!(want.iter().any(|row| !row.contains("|-")), "{more}: {want:?}");
+        assert_eq!(rows(&session, &sql(more)).await, want, "{more}");
+    }
+    let wrong = failure(&session, &sql("").replace("key => 'v', ", "")).await;
+    assert!(wrong.contains("hash_match compares videos by key"), "{wrong}");
+    let wrong = failure(&session, &sql("").replace("'video'", "'film'")).await;
+    assert!(
+        wrong.contains("has no column 'film'; it has hash, id, video"),
+        "{wrong}"
+    );
+    let wrong = failure(&session, &sql(", bank_match_pct => 101")).await;
+    assert!(wrong.contains("from 0 to 100, found 101"), "{wrong}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

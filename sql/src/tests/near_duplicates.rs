@@ -16,7 +16,7 @@ fn view(texts: &[String]) -> String {
 }
 
 /// Words of a small language that no two calls spell alike.
-fn words(seed: u64, n: u64) -> Vec<String> {
+pub(super) fn words(seed: u64, n: u64) -> Vec<String> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
         .map(|_| {
@@ -82,17 +82,18 @@ async fn run(texts: &[String], arguments: &str) -> Found {
     found
 }
 
-fn similarity(a: &str, b: &str) -> f64 {
+pub(super) fn similarity(a: &str, b: &str) -> f64 {
     if a == b {
         return 1.0;
     }
-    let read = |text: &str| {
-        let mut shingler = Shingler::new(ShingleOptions::default());
-        shingler.read(text);
-        shingler.make_sets();
-        shingler
-    };
-    read(a).similarity(&read(b))
+    shingles(a).similarity(&shingles(b))
+}
+
+pub(super) fn shingles(text: &str) -> Shingler {
+    let mut shingler = Shingler::new(ShingleOptions::default());
+    shingler.read(text);
+    shingler.make_sets();
+    shingler
 }
 
 /// All pairs by brute force.
