@@ -149,11 +149,12 @@ impl Assembler {
     /// # Errors
     /// Those of reading, of row lengths and of damaged blocks.
     pub fn batch(&self, step: u64) -> Result<Option<BatchData>> {
-        let Some(whole) = self.plan.step(step)? else {
+        let Some(whole) = self.plan.enter(step)? else {
             return Ok(None);
         };
         let share = whole.rank(self.rank, self.world)?;
-        let batch = self.assemble(&share)?;
+        let mut batch = self.assemble(&share)?;
+        batch.notes.extend(self.plan.news(step)?);
         self.fields.make_ahead(&batch)?;
         Ok(Some(batch))
     }

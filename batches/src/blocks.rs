@@ -126,6 +126,7 @@ pub(crate) struct BlockStore {
 }
 
 /// Threads that read and decode; left alone in a process that was forked, where they do not exist.
+#[derive(Debug)]
 pub struct ReadThreads {
     /// Present until it is dropped.
     runtime: Option<Runtime>,

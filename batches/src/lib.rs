@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Options ──▶ plan/      arguments, sources, filter and classes ──▶ stream::Plan (order, mixing, packing)
-//!                │
+//!                │        live/    the log of a plan with a run ──▶ (the same)          ledger   what runs have read
 //!              assemble/  step ─▶ rows of a rank ─▶ blocks ─▶ token fields and columns, by memcpy
 //!                │   ╲
 //!              blocks/    open blocks ◀─ local Arrow files (mapped) ◀─ warehouse (checked, decoded)
@@ -22,6 +22,8 @@ mod blocks;
 mod error;
 mod filter;
 mod kept;
+mod ledger;
+mod live;
 mod plan;
 mod prefetch;
 mod source;
@@ -34,7 +36,9 @@ pub use batch::{BatchData, BatchShape, FieldSet};
 pub use blocks::{BlockCounters, ReadThreads, plain_type};
 pub use error::{BatchError, ErrorKind, Result};
 pub use filter::canonical_filter;
-pub use plan::{OpenPlan, Options, RowsOfStep, Surroundings, nearest, worker_threads};
+pub use ledger::{Ledger, RunInfo, Sighting, TakenDown};
+pub use live::Span;
+pub use plan::{Appended, LogEntry, OpenPlan, Options, RowsOfStep, Surroundings, nearest, worker_threads};
 pub use prefetch::{Prefetcher, Produce};
 pub use values::{Dtype, SlabPool, Values};
 pub use wire::EncodedBatch;

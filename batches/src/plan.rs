@@ -5,6 +5,7 @@
 //!                                   └──────▶ row lengths, block store
 //! ```
 
+mod changes;
 mod found;
 mod options;
 mod provenance;
@@ -22,8 +23,10 @@ use crate::batch::BatchShape;
 use crate::blocks::{BlockCounters, BlockStore, DiskCache, Projection, ReadThreads, plain_type};
 use crate::error::{BatchError, Result};
 use crate::kept::Kept;
+use crate::live::{Live, PlanFolder};
 use crate::source::{RowLengths, Source};
 
+pub use changes::{Appended, LogEntry};
 pub use options::{Options, Surroundings, worker_threads};
 pub use provenance::RowsOfStep;
 
@@ -41,6 +44,9 @@ pub struct OpenPlan {
     pub(crate) blocks: BlockStore,
     pub(crate) order: Order,
     pub(crate) threads: Arc<ReadThreads>,
+    /// Where its log is, which only a live plan reads.
+    folder: PlanFolder,
+    live: Option<Live>,
     kept: Option<Kept>,
     notes: Vec<String>,
 }
@@ -60,9 +66,14 @@ impl OpenPlan {
     /// Plan or NotFound, naming the argument; those of the corpus and stream crates.
     pub fn open(options: Options) -> Result<Self> {
         options.check()?;
-        let threads = Arc::new(ReadThreads::new(worker_threads(None))?);
         let warehouse = open_warehouse(&options.warehouse)?;
-        let sources: Arc<[Arc<Source>]> = threads.block_on(open_sources(&warehouse, &options.corpora))?.into();
+        Self::over(&warehouse, options)
+    }
+
+    /// As [`OpenPlan::open`], over a warehouse that is open.
+    pub(crate) fn over(warehouse: &Warehouse, options: Options) -> Result<Self> {
+        let threads = Arc::new(ReadThreads::new(worker_threads(None))?);
+        let sources: Arc<[Arc<Source>]> = threads.block_on(open_sources(warehouse, &options.corpora))?.into();
         let projection = Projection {
             tokens: options.tokens.clone(),
             columns: options.columns.clone(),
@@ -80,31 +91,31 @@ impl OpenPlan {
         let notes = chosen.iter().flat_map(|c| c.notes.clone()).collect();
         let (spec, rows) = spec::build(&options, &sources, chosen, lengths.totals()?)?;
         let order = Order::with_rows(spec, lengths, rows)?;
+        let folder = PlanFolder::of(warehouse, order.hash());
+        let live = options.run.clone().map(|run| {
+            let arguments = options.portable(sources.iter().map(|s| s.name.clone()).collect());
+            Live::new(run, folder.clone(), arguments, threads.clone())
+        });
+        if let Some(live) = &live {
+            live.refresh(&order)?;
+        }
         if let Some(index) = kept.as_ref().and_then(|k| k.get(INDEX, &[order.hash()])) {
             // An index that does not fit is worked out again.
             let _ = order.load_index(&index);
         }
         let memory_max = usize::try_from(options.memory_bytes).unwrap_or(usize::MAX);
         let blocks = BlockStore::new(sources.clone(), projection.clone(), disk, memory_max, threads.clone());
-        let shape = Arc::new(BatchShape {
-            tokens: options.tokens.is_some(),
-            sequence_length: match order.spec().shape {
-                Shape::Packed { sequence_length, .. } => Some(sequence_length as usize),
-                Shape::Fixed { .. } => None,
-            },
-            wide_ids: options.ids == "int64",
-            columns: options.columns.clone(),
-            fill: options.fill.clone(),
-        });
         Ok(Self {
+            shape: Arc::new(shape_of(&options, &order)),
             options,
-            shape,
             sources,
             projection,
             column_types,
             blocks,
             order,
             threads,
+            folder,
+            live,
             kept,
             notes,
         })
@@ -153,12 +164,34 @@ impl OpenPlan {
         serde_json::to_string(&options).expect("options are texts and numbers")
     }
 
-    /// The packs of all ranks in a step; `None` behind the last.
+    /// The packs of all ranks in a step, which is to be delivered: in a live plan, what holds for it is fixed with that.
+    /// `None` behind the last.
     ///
     /// # Errors
-    /// Those of the stream crate, among them row lengths that could not be read.
-    pub fn step(&self, step: u64) -> Result<Option<StepPlan>> {
+    /// Those of the stream crate, among them row lengths that could not be read; those of the store.
+    pub(crate) fn enter(&self, step: u64) -> Result<Option<StepPlan>> {
+        if let Some(live) = &self.live {
+            live.enter(&self.order, step)?;
+        }
         Ok(self.order.step(step)?)
+    }
+
+    /// The packs of all ranks in a step, `None` behind the last. In a live plan they are what was delivered if the run
+    /// has been there, and what would be delivered now otherwise.
+    ///
+    /// # Errors
+    /// Those of the stream crate, among them row lengths that could not be read; those of the store.
+    pub fn step(&self, step: u64) -> Result<Option<StepPlan>> {
+        self.look(step)?;
+        Ok(self.order.step(step)?)
+    }
+
+    /// Learns what holds for a step of a live plan.
+    fn look(&self, step: u64) -> Result<()> {
+        match &self.live {
+            Some(live) => live.look(&self.order, step),
+            None => Ok(()),
+        }
     }
 
     /// The state of a job that has delivered all steps before `step`.
@@ -166,14 +199,18 @@ impl OpenPlan {
     /// # Errors
     /// As `step`.
     pub fn state(&self, step: u64) -> Result<State> {
+        self.look(step)?;
         Ok(self.order.state(step)?)
     }
 
     /// The step at which a state goes on.
     ///
     /// # Errors
-    /// Those of the stream crate, for a state of another plan.
+    /// Those of the stream crate, for a state of another plan; State for one of another run.
     pub fn resume(&self, state: &State) -> Result<u64> {
+        if let Some(live) = &self.live {
+            live.check_state(&self.order, state)?;
+        }
         Ok(self.order.resume(state)?)
     }
 
@@ -199,6 +236,19 @@ impl OpenPlan {
             (None, Some(width)) => width,
             (None, None) => longest(),
         }
+    }
+}
+
+fn shape_of(options: &Options, order: &Order) -> BatchShape {
+    BatchShape {
+        tokens: options.tokens.is_some(),
+        sequence_length: match order.spec().shape {
+            Shape::Packed { sequence_length, .. } => Some(sequence_length as usize),
+            Shape::Fixed { .. } => None,
+        },
+        wide_ids: options.ids == "int64",
+        columns: options.columns.clone(),
+        fill: options.fill.clone(),
     }
 }
 

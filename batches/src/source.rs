@@ -1,5 +1,7 @@
 //! One corpus version of a plan: its blocks in slot order, its row lengths, and scans of a few columns.
 
+mod keys;
+
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -275,7 +277,7 @@ impl RowLengths {
 ///
 /// # Errors
 /// `e` itself, when another attempt is of no use or there were enough.
-async fn before_retry(e: BatchError, attempt: &mut u32) -> Result<()> {
+pub(crate) async fn before_retry(e: BatchError, attempt: &mut u32) -> Result<()> {
     if !e.retry() || *attempt == ATTEMPTS {
         return Err(e);
     }

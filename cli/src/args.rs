@@ -11,6 +11,7 @@ use corpusmill_access::CERTS_VARIABLE;
 use crate::certs::{self, Certs};
 use crate::coordinate::{self, Coordinate};
 use crate::generate::Format;
+use crate::live::{self, Runs, Takedown};
 use crate::submit::{self, Submit, Which};
 use crate::work::{self, Work};
 
@@ -159,6 +160,12 @@ A run that was interrupted, or whose machine died, goes on where it stopped when
     /// Removes files that no version and no running build needs
     #[command(after_help = "Examples:\n  corpusmill vacuum --dry-run\n  corpusmill vacuum --older-than-hours 0")]
     Vacuum(Vacuum),
+    /// Takes rows down in running training jobs: from now on they arrive as mask
+    #[command(after_help = live::TAKEDOWN_HELP)]
+    Takedown(Takedown),
+    /// Lists the training runs of live plans: what they have read, and which of them saw a row
+    #[command(after_help = live::RUNS_HELP)]
+    Runs(Runs),
     /// Writes a version in another trainer's format
     #[command(after_help = "\
 Examples:

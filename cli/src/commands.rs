@@ -20,7 +20,7 @@ use crate::generate::{self, generate};
 use crate::interrupt::Interrupt;
 use crate::output::Results;
 use crate::progress::Progress;
-use crate::{certs, coordinate, doctor, report, submit, units, work};
+use crate::{certs, coordinate, doctor, live, report, submit, units, work};
 
 /// Stack of the threads that plan: the parser and the optimiser recurse, and an unoptimised build needs more a frame.
 const STACK_BYTES: usize = 16 << 20;
@@ -108,6 +108,8 @@ async fn command(context: Session, command: Command) -> Result<()> {
         Command::Show { corpus } => context.show(&corpus).await,
         Command::Verify { corpus } => context.verify(&corpus).await,
         Command::Vacuum(vacuum) => context.vacuum(&vacuum).await,
+        Command::Takedown(options) => live::takedown(&context, options).await,
+        Command::Runs(options) => live::runs(&context, options).await,
         Command::Export(export) => context.export(&export).await,
         Command::Generate(generate) => context.generate(generate).await,
         Command::Doctor => {
@@ -161,7 +163,7 @@ impl Session {
     }
 
     /// The coordinator of a home that is there. Looking at things must not make an empty home at a mistyped place.
-    async fn existing(&self) -> Result<Coordinator> {
+    pub(crate) async fn existing(&self) -> Result<Coordinator> {
         let home = &self.global.home;
         if !home.is_dir() && self.global.catalog.is_none() {
             bail!(

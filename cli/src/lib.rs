@@ -18,6 +18,7 @@ mod doctor;
 mod exit;
 pub mod generate;
 mod interrupt;
+mod live;
 mod output;
 mod progress;
 mod report;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use chrono::{DateTime, SecondsFormat};
+use corpusmill_batches::{RunInfo, Sighting, TakenDown};
 use corpusmill_coordinator::{BuildInfo, BuildReport, BuildState, CorpusInfo, ScriptInfo, VacuumReport, WorkerInfo};
 use corpusmill_corpus::{ExportReport, Manifest, VerifyReport};
 
@@ -57,6 +59,50 @@ pub(crate) const WORKERS: Columns<WorkerInfo> = &[
     ("heard_seconds_ago", |w| w.heard_seconds_ago.to_string()),
     ("id", |w| w.id.clone()),
 ];
+
+/// The columns of `runs`.
+pub(crate) const RUNS: Columns<RunInfo> = &[
+    ("run", |r| r.run.clone()),
+    ("plan", |r| r.plan.clone()),
+    ("corpora", |r| r.corpora.join(", ")),
+    ("steps", |r| r.steps.to_string()),
+    ("log", |r| {
+        // A span begins where the one before it ends.
+        let begins = std::iter::once(0).chain(r.entered.iter().map(|span| span.steps));
+        let spans = begins.zip(&r.entered).filter(|(_, span)| span.entries > 0);
+        let told: Vec<String> = spans
+            .map(|(step, span)| format!("{} from step {step}", span.entries))
+            .collect();
+        told.join(", ")
+    }),
+    ("last_at", |r| moment(r.at_ms)),
+];
+
+/// The columns of `runs --saw`.
+pub(crate) const SIGHTINGS: Columns<Sighting> = &[
+    ("run", |s| s.run.clone()),
+    ("plan", |s| s.plan.clone()),
+    ("corpus", |s| s.corpus.clone()),
+    ("key", |s| s.key.join(",")),
+    ("step", |s| s.step.to_string()),
+    ("masked", |s| s.is_masked.to_string()),
+];
+
+/// The columns of `takedown`.
+pub(crate) const TAKEN_DOWN: Columns<TakenDown> = &[
+    ("plan", |t| t.plan.clone()),
+    ("runs", |t| t.runs.join(", ")),
+    ("rows", |t| t.appended.rows.to_string()),
+    ("missing", |t| {
+        let keys: Vec<String> = t.appended.missing.iter().map(|key| key.join(",")).collect();
+        keys.join(" ")
+    }),
+];
+
+fn moment(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(DateTime::from_timestamp_millis);
+    at.map_or_else(String::new, |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
 
 /// The columns of a build that has just ended, for CSV.
 pub(crate) const BUILT: Columns<BuildReport> = &[

@@ -96,9 +96,37 @@ impl PyPlan {
         ]))
     }
 
-    /// The rows of a step with their keys.
-    fn provenance(&self, py: Python<'_>, step: u64) -> Result<Provenance> {
+    /// The rows of a step, with their keys if `keys`.
+    fn provenance(&self, py: Python<'_>, step: u64, keys: bool) -> Result<Provenance> {
         check_process(&self.0)?;
-        Ok(Provenance(py.detach(|| self.0.provenance(step))?))
+        Ok(Provenance(py.detach(|| self.0.provenance(step, keys))?))
     }
+
+    /// Masks rows by the texts of their keys in all runs of the plan. What was appended, as JSON.
+    fn takedown(&self, py: Python<'_>, keys: Vec<Vec<String>>, corpus: Option<&str>, note: &str) -> Result<String> {
+        check_process(&self.0)?;
+        Ok(json(&py.detach(|| self.0.take_down(&keys, corpus, note))?))
+    }
+
+    /// Masks the blocks that hold some slots in all runs of the plan. What was appended, as JSON.
+    fn mask_blocks(&self, py: Python<'_>, corpus: &str, slots: Vec<u64>, note: &str) -> Result<String> {
+        check_process(&self.0)?;
+        Ok(json(&py.detach(|| self.0.mask_blocks(corpus, &slots, note))?))
+    }
+
+    /// Changes the weights in all runs of the plan. The number of the entry.
+    fn reweigh(&self, py: Python<'_>, weights: BTreeMap<String, f64>, note: &str) -> Result<u64> {
+        check_process(&self.0)?;
+        Ok(py.detach(|| self.0.reweigh(&weights, note))?)
+    }
+
+    /// The log, or the entries that hold for a step, as JSON.
+    fn log(&self, py: Python<'_>, step: Option<u64>) -> Result<String> {
+        check_process(&self.0)?;
+        Ok(json(&py.detach(|| self.0.log(step))?))
+    }
+}
+
+fn json(told: &impl serde::Serialize) -> String {
+    serde_json::to_string(told).expect("it has string keys and no foreign types")
 }

@@ -120,6 +120,28 @@ def test_a_server_that_is_away_for_a_while_during_a_pass(lake: S3, warehouse, tm
     assert lake.python("value = proxy.made['503']") > 0
 
 
+def test_the_log_of_a_live_plan_is_kept_there(lake: S3, tmp_path):
+    # A group is 2,048 rows: eight steps. Every second answer to a PUT is lost, so its repetition finds its own object.
+    def plan() -> corpusmill.Plan:
+        name, cache = "s3://lake/corpora/posts@0", tmp_path / "cache"
+        return plan_of(name, cache, run="r", epochs=None, global_batch=256)
+
+    def rows(batch: corpusmill.Batch) -> list[tuple[int, bool]]:
+        return list(zip(batch["row_slot"].tolist(), batch["row_mask"].tolist(), strict=True))
+
+    loader = corpusmill.Loader(plan(), prefetch_bytes=1)
+    lake.faults(status_503=6, lost=2, drop=5)
+    seen = [rows(next(loader)) for _ in range(3)]
+    assert plan().takedown(range(0, 1000, 2)) == {"entries": [0], "rows": 500, "missing": []}
+    seen += [rows(next(loader)) for _ in range(27)]
+    masked = [step for step, found in enumerate(seen) if not all(delivered for _, delivered in found)]
+    assert masked == list(range(8, 30))
+    assert lake.python("value = proxy.made['lost']") > 1
+    lake.faults()
+    replay = corpusmill.Loader(plan())
+    assert [rows(next(replay)) for _ in seen] == seen
+
+
 def test_refused_keys_are_told_at_once(lake: S3, tmp_path):
     lake.faults(status_403=1)
     with pytest.raises(corpusmill.CorpusmillError, match=r"InvalidAccessKeyId.*AWS_ACCESS_KEY_ID"):

@@ -7,23 +7,23 @@
 //!  group     ≥ 5      ≥ 9            ≥ 9                  as asked for
 //!  entered   group 12 was entered with a length of 2  →   entry 2 holds from group 13 on
 //! ```
-//! The loader stores the log beside the plan, and fixes a length with a conditional put (or asks the
-//! coordinator); [`Log::enter`] records the outcome. What an entry does follows from entries and lengths alone.
+//! The loader keeps the entries beside the plan, and fixes a length with a conditional put; [`Log::enter`] records
+//! the outcome. What an entry does follows from entries and lengths alone.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::spec::{SourceSpec, check_format, check_weights};
+use crate::spec::{SourceSpec, check_weights};
 
-/// The append-only log of one plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The append-only log of one plan, and how many of its entries hold for the groups that were entered. Cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
-    format: u32,
     plan: String,
-    entries: Vec<Entry>,
+    entries: Vec<Arc<Entry>>,
     entered: Vec<Entered>,
 }
 
@@ -45,8 +45,8 @@ pub enum Change {
     Mask {
         /// The source, by name.
         source: String,
-        /// The rows, as slots of its version.
-        slots: Vec<u64>,
+        /// The rows, as runs of slots of its version.
+        slots: Vec<Range<u64>>,
         /// Why.
         reason: MaskReason,
     },
@@ -70,54 +70,43 @@ pub enum MaskReason {
 }
 
 /// The last group that was entered while `length` entries held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entered {
     length: u64,
     group: u64,
 }
 
-impl Log {
-    /// The format that this release reads and writes.
-    pub const FORMAT: u32 = 1;
+impl Change {
+    /// Masks rows of a source, given as slots in any order.
+    #[must_use]
+    pub fn mask(source: impl Into<String>, slots: impl IntoIterator<Item = u64>, reason: MaskReason) -> Self {
+        let mut sorted: Vec<u64> = slots.into_iter().collect();
+        sorted.sort_unstable();
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for slot in sorted {
+            match runs.last_mut() {
+                Some(run) if slot <= run.end => run.end = run.end.max(slot.saturating_add(1)),
+                _ => runs.push(slot..slot.saturating_add(1)),
+            }
+        }
+        let source = source.into();
+        Self::Mask {
+            source,
+            slots: runs,
+            reason,
+        }
+    }
+}
 
+impl Log {
     /// Starts the log of the plan with hash `plan`.
     #[must_use]
     pub fn new(plan: impl Into<String>) -> Self {
         Self {
-            format: Self::FORMAT,
             plan: plan.into(),
             entries: Vec::new(),
             entered: Vec::new(),
         }
-    }
-
-    /// Writes the log as JSON.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a log has string keys and no foreign types")
-    }
-
-    /// Reads what [`Log::to_json`] wrote.
-    ///
-    /// # Errors
-    /// [`Error::Json`], [`Error::Format`], or [`Error::Log`] if the recorded lengths contradict each other.
-    pub fn from_json(text: &str) -> Result<Self> {
-        let log: Self = serde_json::from_str(text).map_err(|source| Error::Json {
-            what: "a plan log",
-            source,
-        })?;
-        check_format("a plan log", log.format, Self::FORMAT)?;
-        let ascending = log
-            .entered
-            .windows(2)
-            .all(|w| w[0].length < w[1].length && w[0].group < w[1].group);
-        if !ascending || log.entered.last().is_some_and(|e| e.length > log.entries.len() as u64) {
-            return Err(Error::Log {
-                message: "the lengths of entered groups contradict the entries".into(),
-            });
-        }
-        Ok(log)
     }
 
     /// The hash of the plan that the log belongs to.
@@ -128,7 +117,7 @@ impl Log {
 
     /// The entries, oldest first.
     #[must_use]
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
     }
 
@@ -138,11 +127,16 @@ impl Log {
         self.entered.last().map(|e| e.group)
     }
 
+    /// Adds an entry that somebody else appended.
+    pub fn push(&mut self, entry: Entry) {
+        self.entries.push(Arc::new(entry));
+    }
+
     /// Appends a change that holds from `not_before` on, or from the first group that nobody has entered, whichever
     /// is later. Returns that group.
     pub fn append(&mut self, change: Change, not_before: u64) -> u64 {
         let group = not_before.max(self.entered().map_or(0, |g| g.saturating_add(1)));
-        self.entries.push(Entry { group, change });
+        self.push(Entry { group, change });
         group
     }
 
@@ -186,6 +180,12 @@ impl Log {
         self.entered.iter().find(|e| group <= e.group).map(|e| e.length)
     }
 
+    /// How many entries hold for `group`: what was fixed, or all that are known while nobody has entered it.
+    #[must_use]
+    pub fn counting(&self, group: u64) -> u64 {
+        self.length_of(group).unwrap_or(self.entries.len() as u64)
+    }
+
     /// The first group that entry `i` holds for.
     #[must_use]
     pub fn effective(&self, i: usize) -> u64 {
@@ -201,6 +201,12 @@ impl Log {
         self.plan == other.plan && other.entries.starts_with(&self.entries) && lengths_kept
     }
 
+    /// Says whether the entries of `other`, a later state of this log, do what those of this one do.
+    pub(crate) fn does_the_same_as(&self, other: &Self) -> bool {
+        self.entries.len() == other.entries.len()
+            && (0..self.entries.len()).all(|i| self.effective(i) == other.effective(i))
+    }
+
     /// Checks a change against the sources of a plan.
     pub(crate) fn check(change: &Change, sources: &[SourceSpec]) -> Result<()> {
         match change {
@@ -211,9 +217,10 @@ impl Log {
                     let message = format!("no source '{source}', there are: {}", names.join(", "));
                     return Err(Error::Log { message });
                 };
-                match slots.iter().find(|&&slot| slot >= found.slots) {
+                match slots.iter().find(|run| run.is_empty() || run.end > found.slots) {
                     None => Ok(()),
-                    Some(slot) => {
+                    Some(run) => {
+                        let slot = run.end.saturating_sub(1).max(run.start);
                         let message = format!("slot {slot} of '{source}': its version has {} slots", found.slots);
                         Err(Error::Log { message })
                     }
@@ -226,25 +233,23 @@ impl Log {
 /// From which group on a row is masked, by source.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Masks {
-    by_source: Vec<Vec<(u64, u64)>>,
+    /// Runs of slots, ascending and apart from each other, each with the first group that it is masked in.
+    by_source: Vec<Vec<(Range<u64>, u64)>>,
     any: bool,
 }
 
 impl Masks {
     pub(crate) fn new(log: &Log, sources: &[SourceSpec]) -> Self {
-        let mut by_source = vec![Vec::new(); sources.len()];
+        let mut asked = vec![Vec::new(); sources.len()];
         for (i, entry) in log.entries.iter().enumerate() {
             if let Change::Mask { source, slots, .. } = &entry.change
                 && let Some(at) = sources.iter().position(|s| &s.name == source)
             {
                 let group = log.effective(i);
-                by_source[at].extend(slots.iter().map(|&slot| (slot, group)));
+                asked[at].extend(slots.iter().map(|run| (group, run.clone())));
             }
         }
-        for masks in &mut by_source {
-            masks.sort_unstable();
-            masks.dedup_by_key(|(slot, _)| *slot);
-        }
+        let by_source: Vec<_> = asked.into_iter().map(apart).collect();
         let any = by_source.iter().any(|m| !m.is_empty());
         Self { by_source, any }
     }
@@ -256,10 +261,37 @@ impl Masks {
 
     pub(crate) fn covers(&self, source: u32, slot: u64, group: u64) -> bool {
         let masks = &self.by_source[source as usize];
+        let at = masks.partition_point(|(run, _)| run.end <= slot);
         masks
-            .binary_search_by_key(&slot, |(slot, _)| *slot)
-            .is_ok_and(|at| masks[at].1 <= group)
+            .get(at)
+            .is_some_and(|(run, from)| run.start <= slot && *from <= group)
     }
+}
+
+/// Cuts runs so that none overlap: a slot keeps the earliest group.
+fn apart(mut asked: Vec<(u64, Range<u64>)>) -> Vec<(Range<u64>, u64)> {
+    asked.sort_by_key(|(group, run)| (*group, run.start));
+    let mut kept: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for (group, run) in asked {
+        let before = kept.range(..run.start).next_back().map_or(0, |(_, (end, _))| *end);
+        let mut at = run.start.max(before);
+        let inside: Vec<(u64, u64)> = kept
+            .range(run.clone())
+            .map(|(start, (end, _))| (*start, *end))
+            .collect();
+        for (start, end) in inside {
+            if at < start {
+                kept.insert(at, (start, group));
+            }
+            at = at.max(end);
+        }
+        if at < run.end {
+            kept.insert(at, (run.end, group));
+        }
+    }
+    kept.into_iter()
+        .map(|(start, (end, group))| (start..end, group))
+        .collect()
 }
 
 #[cfg(test)]
@@ -267,11 +299,7 @@ mod tests {
     use super::*;
 
     fn mask(slot: u64) -> Change {
-        Change::Mask {
-            source: "a".into(),
-            slots: vec![slot],
-            reason: MaskReason::TakenDown,
-        }
+        Change::mask("a", [slot], MaskReason::TakenDown)
     }
 
     #[test]
@@ -319,21 +347,35 @@ mod tests {
         }
         log.enter(6, 1).unwrap();
         assert_eq!(log.effective(1), 7);
-        assert_eq!(Log::from_json(&log.to_json()).unwrap(), log);
+        assert_eq!([4, 6, 7].map(|g| log.counting(g)), [1, 1, 2]);
     }
 
     #[test]
-    fn refuses_what_is_no_log() {
-        let good = Log::new("p").to_json();
-        assert!(matches!(
-            Log::from_json(&good.replace(":1", ":9")),
-            Err(Error::Format { found: 9, .. })
-        ));
-        assert!(matches!(Log::from_json("{}"), Err(Error::Json { .. })));
-        let entered = r#""entered":[{"length":1,"group":3}]"#;
-        assert!(matches!(
-            Log::from_json(&good.replace(r#""entered":[]"#, entered)),
-            Err(Error::Log { .. })
-        ));
+    fn overlapping_masks_keep_the_earliest_group_of_a_slot() {
+        let mut log = Log::new("p");
+        let runs: [(u64, &[u64]); 4] = [(6, &[3, 4, 5, 6, 7]), (2, &[5, 6]), (4, &[9, 6, 7, 8, 1]), (0, &[12])];
+        for (group, slots) in runs {
+            log.append(Change::mask("a", slots.iter().copied(), MaskReason::Corrupt), group);
+        }
+        let masks = Masks::new(&log, &[SourceSpec::new("a", "c", 0, 20)]);
+        for slot in 0..20 {
+            let asked = runs
+                .iter()
+                .filter(|(_, slots)| slots.contains(&slot))
+                .map(|(group, _)| *group);
+            let from = asked.min();
+            for group in 0..9 {
+                let expected = from.is_some_and(|from| from <= group);
+                assert_eq!(masks.covers(0, slot, group), expected, "slot {slot} in group {group}");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_become_runs() {
+        let Change::Mask { slots, .. } = Change::mask("a", [7, 3, 4, 9, 4, 5], MaskReason::Erased) else {
+            unreachable!("it masks")
+        };
+        assert_eq!(slots, [3..6, 7..8, 9..10]);
     }
 }

@@ -12,7 +12,7 @@ use crate::lengths::Lengths;
 use crate::log::{Change, Log, Masks};
 use crate::mix::Arrangement;
 use crate::schedule;
-use crate::spec::{LastBatch, PlanSpec, Shape};
+use crate::spec::{LastBatch, Passes, PlanSpec, Shape};
 use crate::state::{self, State};
 use crate::step::StepPlan;
 use crate::strata::{SourceRows, Stratum};
@@ -31,12 +31,12 @@ pub struct Plan {
     hash: String,
     strata: Vec<Stratum>,
     lengths: Arc<dyn Lengths>,
-    log: Log,
-    masks: Masks,
     memory: Mutex<Memory>,
 }
 
 struct Memory {
+    log: Arc<Log>,
+    masks: Masks,
     arrangement: Arrangement,
     index: GroupIndex,
     groups: Vec<(u64, Arc<Group>)>,
@@ -74,8 +74,9 @@ impl Plan {
         let hash = spec.hash();
         let log = Log::new(&hash);
         let arrangement = schedule::arrange(&spec, &strata, &log, &[])?;
-        let masks = Masks::new(&log, &spec.sources);
         let memory = Memory {
+            masks: Masks::new(&log, &spec.sources),
+            log: Arc::new(log),
             arrangement,
             index: GroupIndex::new(),
             groups: Vec::new(),
@@ -86,8 +87,6 @@ impl Plan {
             hash,
             strata,
             lengths,
-            log,
-            masks,
             memory: Mutex::new(memory),
         })
     }
@@ -124,7 +123,7 @@ impl Plan {
             };
             let to = group.len().min(from.saturating_add(left));
             left -= to - from;
-            self.take(&group, number, from..to, &mut plan);
+            Self::take(&memory.masks, &group, number, from..to, &mut plan);
             if to == group.len() {
                 (number, from) = (number + 1, 0);
             }
@@ -132,7 +131,7 @@ impl Plan {
         if left > 0 && self.spec.last_batch == LastBatch::Drop {
             return Ok(None);
         }
-        if left == 0 && self.spec.passes != crate::Passes::Infinite {
+        if left == 0 && self.spec.passes != Passes::Infinite {
             self.count_barren_end(&mut memory, number, from, &mut plan)?;
         }
         plan.share = 0..plan.len() as u32;
@@ -201,11 +200,7 @@ impl Plan {
                 memory.index.packs()
             }
         };
-        let batch = u64::from(self.spec.global_batch);
-        Ok(Some(match self.spec.last_batch {
-            LastBatch::Partial => packs.div_ceil(batch),
-            LastBatch::Drop => packs / batch,
-        }))
+        Ok(Some(self.steps_of(packs, true)))
     }
 
     /// The rows of `step` in the order of their first piece: (position of the source, slot).
@@ -241,7 +236,7 @@ impl Plan {
             step,
             group,
             pack,
-            log: self.log.length_of(group).unwrap_or(self.log.entries().len() as u64),
+            log: memory.log.counting(group),
             changes: if changes.len() <= state::CHANGES_MAX {
                 changes
             } else {
@@ -257,10 +252,11 @@ impl Plan {
     /// if the log has fewer entries than it had, or the place of the step is another one.
     pub fn resume(&self, state: &State) -> Result<u64> {
         state.check(&self.spec, &self.hash)?;
-        let known = self.log.entries().len() as u64;
+        let known = self.log().entries().len() as u64;
         if state.log > known {
             let message = format!(
-                "it depends on {} entries of the plan's log, only {known} are known",
+                "it depends on {} entries of the plan's log, only {known} are known: make the plan of the run that it \
+                 was saved in",
                 state.log
             );
             return Err(Error::State {
@@ -316,22 +312,45 @@ impl Plan {
         Ok(group..end)
     }
 
-    /// The log.
+    /// How many steps take packs of the first `groups` groups only.
+    ///
+    /// # Errors
+    /// As [`Plan::step`].
+    pub fn steps_within(&self, groups: u64) -> Result<u64> {
+        let mut memory = self.memory();
+        let (packs, is_end) = self.packs_within(&mut memory, groups)?;
+        Ok(self.steps_of(packs, is_end))
+    }
+
+    /// The log, as far as it is known.
     #[must_use]
-    pub fn log(&self) -> &Log {
-        &self.log
+    pub fn log(&self) -> Arc<Log> {
+        Arc::clone(&self.memory().log)
+    }
+
+    /// Checks that a change can be appended to the log.
+    ///
+    /// # Errors
+    /// [`Error::Log`] or [`Error::Spec`] if it names what is not there, or asks for weights where nothing is mixed.
+    pub fn check(&self, change: &Change) -> Result<()> {
+        if matches!(change, Change::Weights { .. }) && self.spec.passes == Passes::Once {
+            let message = "a pass that delivers every row once has no weights".to_owned();
+            return Err(Error::Log { message });
+        }
+        Log::check(change, &self.spec.sources)
     }
 
     /// Appends a change to the log: it holds from group `not_before` on, or from the first one that nobody has
     /// entered. Returns that group.
     ///
     /// # Errors
-    /// [`Error::Log`] or [`Error::Spec`] if the change names what is not there.
-    pub fn append(&mut self, change: Change, not_before: u64) -> Result<u64> {
-        Log::check(&change, &self.spec.sources)?;
-        let mut log = self.log.clone();
+    /// As [`Plan::check`].
+    pub fn append(&self, change: Change, not_before: u64) -> Result<u64> {
+        self.check(&change)?;
+        let mut memory = self.memory();
+        let mut log = Log::clone(&memory.log);
         let group = log.append(change, not_before);
-        self.replace_log(log)?;
+        self.replace_log(&mut memory, log)?;
         Ok(group)
     }
 
@@ -340,11 +359,15 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::step`].
-    pub fn enter(&mut self, step: u64) -> Result<()> {
-        if let Some(last) = self.groups_of(step)?.last()
-            && self.log.entered().is_none_or(|entered| entered < last)
-        {
-            self.log.enter(last, self.log.entries().len() as u64)?;
+    pub fn enter(&self, step: u64) -> Result<()> {
+        let Some(last) = self.groups_of(step)?.last() else {
+            return Ok(());
+        };
+        let mut memory = self.memory();
+        if memory.log.entered().is_none_or(|entered| entered < last) {
+            let mut log = Log::clone(&memory.log);
+            log.enter(last, log.entries().len() as u64)?;
+            self.replace_log(&mut memory, log)?;
         }
         Ok(())
     }
@@ -352,9 +375,11 @@ impl Plan {
     /// Takes a newer version of the log: one that begins with what is known.
     ///
     /// # Errors
-    /// [`Error::Log`] if it is the log of another plan, or does not begin with this one.
-    pub fn set_log(&mut self, log: Log) -> Result<()> {
-        if !self.log.is_prefix_of(&log) {
+    /// [`Error::Log`] if it is the log of another plan, or does not begin with this one; as [`Plan::check`] for its
+    /// entries.
+    pub fn set_log(&self, log: Log) -> Result<()> {
+        let mut memory = self.memory();
+        if !memory.log.is_prefix_of(&log) {
             let message = if log.plan() == self.hash {
                 "what is known of it is missing at its start: a log is only ever appended to".to_owned()
             } else {
@@ -362,16 +387,16 @@ impl Plan {
             };
             return Err(Error::Log { message });
         }
-        log.entries()
-            .iter()
-            .try_for_each(|e| Log::check(&e.change, &self.spec.sources))?;
-        self.replace_log(log)
+        let known = memory.log.entries().len();
+        log.entries()[known..].iter().try_for_each(|e| self.check(&e.change))?;
+        self.replace_log(&mut memory, log)
     }
 
     /// The group index as bytes, to be kept beside the plan.
     #[must_use]
     pub fn index_to_bytes(&self) -> Vec<u8> {
-        self.memory().index.to_bytes(&self.hash, self.weights_digest())
+        let memory = self.memory();
+        memory.index.to_bytes(&self.hash, weights_digest(&memory.log))
     }
 
     /// Takes a group index that was kept. Returns whether it was of use: it must reach as far as what is known, and
@@ -380,10 +405,10 @@ impl Plan {
     /// # Errors
     /// [`Error::Index`] if it is damaged or belongs to another plan, [`Error::Format`] if a newer release wrote it.
     pub fn load_index(&self, bytes: &[u8]) -> Result<bool> {
-        let Some(index) = GroupIndex::from_bytes(bytes, &self.hash, self.weights_digest())? else {
+        let mut memory = self.memory();
+        let Some(index) = GroupIndex::from_bytes(bytes, &self.hash, weights_digest(&memory.log))? else {
             return Ok(false);
         };
-        let mut memory = self.memory();
         let wider =
             index.first_group() <= memory.index.first_group() && index.next_group() >= memory.index.next_group();
         if wider {
@@ -392,16 +417,19 @@ impl Plan {
         Ok(wider)
     }
 
-    fn replace_log(&mut self, log: Log) -> Result<()> {
-        let first_change = schedule::first_difference(&self.log, &log);
-        self.masks = Masks::new(&log, &self.spec.sources);
-        self.log = log;
+    fn replace_log(&self, memory: &mut Memory, log: Log) -> Result<()> {
+        if memory.log.does_the_same_as(&log) {
+            memory.log = Arc::new(log);
+            return Ok(());
+        }
+        let first_change = schedule::first_difference(&memory.log, &log);
+        memory.masks = Masks::new(&log, &self.spec.sources);
+        memory.log = Arc::new(log);
         if let Some(group) = first_change {
-            let memory = self.memory.get_mut().unwrap_or_else(PoisonError::into_inner);
             memory.index.truncate(group);
             memory.groups.retain(|(number, _)| *number < group);
             memory.barren = 0;
-            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, memory.index.changes())?;
+            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &memory.log, memory.index.changes())?;
         }
         Ok(())
     }
@@ -410,9 +438,9 @@ impl Plan {
         // What is kept is replaced as a whole or appended to, so a panic elsewhere leaves it usable.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn weights_digest(&self) -> u64 {
-        let entries = schedule::logged_weights(&self.log);
-        xxh3_64(&serde_json::to_vec(&entries).expect("weights have string keys and no foreign types"))
-    }
+fn weights_digest(log: &Log) -> u64 {
+    let entries = schedule::logged_weights(log);
+    xxh3_64(&serde_json::to_vec(&entries).expect("weights have string keys and no foreign types"))
 }

@@ -17,6 +17,8 @@ fn help_shows_examples_and_exit_codes() -> Result<()> {
         "show",
         "verify",
         "vacuum",
+        "takedown",
+        "runs",
         "export",
         "generate",
         "doctor",

@@ -12,6 +12,9 @@ use crate::error::{BatchError, Result};
 /// Worker threads of a loader when nothing is said: more rarely help one rank.
 const THREADS_MAX: usize = 4;
 
+/// Longest name of a run, bytes.
+const RUN_NAME_MAX: usize = 128;
+
 /// The arguments of a plan; see `corpusmill.Plan` in Python for the meaning of each.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -40,6 +43,8 @@ pub struct Options {
     pub(crate) last_batch: String,
     pub(crate) window_blocks: u32,
     pub(crate) on_corrupt: String,
+    /// Makes the plan live: the run whose history it follows.
+    pub(crate) run: Option<String>,
     pub(crate) fill: BTreeMap<String, f64>,
     pub(crate) cache_dir: Option<String>,
     pub(crate) cache_bytes: u64,
@@ -72,6 +77,7 @@ impl Default for Options {
             last_batch: "partial".into(),
             window_blocks: 8,
             on_corrupt: "raise".into(),
+            run: None,
             fill: BTreeMap::new(),
             cache_dir: None,
             cache_bytes: 64 << 30,
@@ -113,6 +119,26 @@ impl Options {
         self
     }
 
+    /// The same plan, as a run follows it.
+    pub(crate) fn in_run(mut self, run: Option<String>) -> Self {
+        self.run = run;
+        self
+    }
+
+    /// The same plan, whoever opens it where: `corpora` have their versions, and no run or machine has a part in it.
+    pub(crate) fn portable(&self, corpora: Vec<String>) -> Self {
+        let usual = Self::default();
+        Self {
+            corpora,
+            run: None,
+            warehouse: usual.warehouse,
+            cache_dir: None,
+            cache_bytes: usual.cache_bytes,
+            memory_bytes: usual.memory_bytes,
+            ..self.clone()
+        }
+    }
+
     /// Checks what needs no corpus.
     ///
     /// # Errors
@@ -139,6 +165,9 @@ impl Options {
         }
         if self.tokens.is_none() && self.columns.is_empty() {
             return refuse("columns: with tokens=None there is nothing to deliver: name columns");
+        }
+        if let Some(run) = &self.run {
+            check_run(run)?;
         }
         if self.epochs == Some(0) {
             return refuse("epochs: at least 1, or None for an endless plan");
@@ -200,6 +229,17 @@ impl Options {
     pub fn masks_corrupt(&self) -> bool {
         self.on_corrupt == "mask"
     }
+}
+
+/// Checks that a name can be that of a run's folder.
+fn check_run(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !name.is_empty() && name.len() <= RUN_NAME_MAX && !name.starts_with('.') && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(BatchError::Plan(format!(
+        "run: {name:?} is not a name of 1 to {RUN_NAME_MAX} letters, digits, `_`, `-` and `.`, not beginning with `.`"
+    )))
 }
 
 fn one_of(argument: &str, value: &str, allowed: &[&str]) -> Result<()> {

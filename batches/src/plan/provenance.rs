@@ -18,7 +18,7 @@ use super::OpenPlan;
 pub struct RowsOfStep {
     /// Source, slot, and whether the row arrives as mask.
     pub rows: Vec<(u32, u64, bool)>,
-    /// Key columns of each source's rows that are not masked.
+    /// Key columns of each source's rows that are not masked; empty where keys were not wanted.
     pub keys: Vec<RecordBatch>,
 }
 
@@ -34,9 +34,12 @@ impl OpenPlan {
                 .steps()?
                 .ok_or_else(|| BatchError::Plan("counts: an endless plan has no end: say how many steps".into()))?,
         };
+        if let Some(live) = &self.live {
+            live.refresh(&self.order)?;
+        }
         let mut counts = Counts::default();
         for step in 0..end {
-            match self.step(step)? {
+            match self.order.step(step)? {
                 Some(plan) => counts += plan.counts,
                 None => break,
             }
@@ -44,11 +47,11 @@ impl OpenPlan {
         Ok(counts)
     }
 
-    /// The rows of a step with their keys.
+    /// The rows of a step, with their keys if they are wanted: those are read from the corpora.
     ///
     /// # Errors
     /// Plan behind the last step; those of reading.
-    pub fn provenance(&self, step: u64) -> Result<RowsOfStep> {
+    pub fn provenance(&self, step: u64, with_keys: bool) -> Result<RowsOfStep> {
         let plan = self
             .step(step)?
             .ok_or_else(|| BatchError::Plan(format!("provenance: the plan ends before step {step}")))?;
@@ -61,7 +64,7 @@ impl OpenPlan {
             }
         }
         let mut keys = Vec::new();
-        for source in 0..self.sources.len() {
+        for source in (0..self.sources.len()).filter(|_| with_keys) {
             let of_source: Vec<&mut (u32, u64, bool)> =
                 rows.iter_mut().filter(|r| r.0 as usize == source && !r.2).collect();
             keys.push(self.keys(source, of_source)?);

@@ -232,9 +232,9 @@ class Loader:
         else:
             self._native.seek(step)
 
-    def provenance(self, step: int) -> list[dict[str, Any]]:
+    def provenance(self, step: int, *, keys: bool = True) -> list[dict[str, Any]]:
         """The rows of a step's global batch, see `Plan.provenance`."""
-        return self.plan.provenance(step)
+        return self.plan.provenance(step, keys=keys)
 
     def stats(self) -> Stats:
         """Counts and times since the loader was made."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +77,10 @@ class Plan:
         (``"drop"``).
     window_blocks
         Stored blocks whose rows are shuffled among each other; what a loader holds decoded.
+    run
+        Name of a training run, the same on all its ranks and after each restart: makes the plan *live*. The run follows
+        the log beside the plan (``_plans/HASH`` in the warehouse; ranks that read for themselves write there), so that
+        `takedown`, `mask_blocks` and `reweigh` reach it while it trains. Without a run there is no log.
     on_corrupt
         A block that fails its checksum: ``"raise"``, or ``"mask"`` (logged; its rows arrive as mask).
     fill
@@ -119,6 +124,7 @@ class Plan:
         until: Literal["all", "first"] = "all",
         last_batch: Literal["partial", "drop"] = "partial",
         window_blocks: int = 8,
+        run: str | None = None,
         on_corrupt: Literal["raise", "mask"] = "raise",
         fill: Mapping[str, float] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -151,6 +157,7 @@ class Plan:
             "until": until,
             "last_batch": last_batch,
             "window_blocks": _integer("window_blocks", window_blocks, 1, 2**30),
+            "run": run,
             "on_corrupt": on_corrupt,
             "fill": _numbers("fill", fill or {}),
             "cache_dir": _cache_dir(cache_dir),
@@ -196,6 +203,12 @@ class Plan:
         return int(self._arguments["global_batch"])
 
     @property
+    def run(self) -> str | None:
+        """The run that makes the plan live; None for a plan that nothing changes."""
+        name: str | None = self._arguments["run"]
+        return name
+
+    @property
     def rows(self) -> dict[str, int]:
         """Rows that can be drawn, by source: those that pass the filter (and have a class, with ``balance``)."""
         return self._native.rows
@@ -220,18 +233,75 @@ class Plan:
         """
         return self._native.counts(steps)
 
-    def provenance(self, step: int) -> list[dict[str, Any]]:
-        """The rows of a step's global batch, in order: ``corpus``, ``slot``, ``masked`` and the key columns.
+    def provenance(self, step: int, *, keys: bool = True) -> list[dict[str, Any]]:
+        """The rows of a step's global batch, in order: ``corpus``, ``slot``, ``masked``, and if ``keys`` the key columns.
 
-        Reads the blocks that hold them. A piece of a long document counts as its document.
+        Keys are read from the blocks that hold them. A piece of a long document counts as its document. In a live plan
+        these are the rows that the run was handed, with the entries of ``log(step)``, if it has been there; for later
+        steps, those that it would be handed now.
         """
-        found = self._native.provenance(_integer("step", step, 0, 2**63 - 1))
+        found = self._native.provenance(_integer("step", step, 0, 2**63 - 1), keys)
         names = self.sources
-        keys = [_rows_of(found.key_columns(at)) for at in range(len(names))]
+        known = [_rows_of(found.key_columns(at)) for at in range(len(names) if keys else 0)]
         return [
-            {"corpus": names[source], "slot": slot, "masked": masked} | ({} if masked else next(keys[source]))
+            {"corpus": names[source], "slot": slot, "masked": masked}
+            | (next(known[source]) if keys and not masked else {})
             for source, slot, masked in found.rows
         ]
+
+    def takedown(self, keys: Iterable[Any], *, corpus: str | None = None, note: str = "") -> dict[str, Any]:
+        """Takes rows down: in every run of this plan they keep their slots and arrive as mask, and never again as rows.
+
+        It holds from the first group of steps on that no rank has made anything of (a plan's ``group_turns``, at least
+        2,048 draws); batches that were made ahead are delivered as they are. ``corpusmill takedown`` does the same for
+        all plans over a corpus.
+
+        Parameters
+        ----------
+        keys
+            Primary keys; a tuple each where the key has several columns.
+        corpus
+            The corpus that has them; all of the plan's are searched without.
+        note
+            Why, for whoever reads the log.
+
+        Returns
+        -------
+        dict
+            ``entries`` (numbers in the log), ``rows`` (that are masked), and ``missing``: keys that no row has.
+
+        Raises
+        ------
+        PlanError
+            If no row has any of the keys, for a key of another form, and for a plan without a run.
+        """
+        told: dict[str, Any] = json.loads(self._native.takedown([_key(key) for key in keys], corpus, note))
+        return told
+
+    def mask_blocks(self, corpus: str, slots: Iterable[int], *, note: str = "") -> dict[str, Any]:
+        """Masks the blocks that hold ``slots`` of a corpus, in every run of this plan; from when on, see `takedown`.
+
+        For blocks that are damaged: with ``on_corrupt="mask"`` each rank does so when it finds one, here all do.
+        """
+        wanted = [_integer("slots", slot, 0, 2**63 - 1) for slot in slots]
+        told: dict[str, Any] = json.loads(self._native.mask_blocks(corpus, wanted, note))
+        return told
+
+    def reweigh(self, weights: Weights, *, note: str = "") -> int:
+        """Draws by new weights, in every run of this plan; from when on, see `takedown`. Who has none is left out.
+
+        Returns the number of the entry in the log.
+        """
+        return self._native.reweigh(_named("weights", weights), note)
+
+    def log(self, step: int | None = None) -> list[dict[str, Any]]:
+        """The entries of the plan's log: all, or those that hold for a step of this run.
+
+        Each has ``number``, ``at_ms``, ``note`` and ``change``.
+        """
+        at = None if step is None else _integer("step", step, 0, 2**63 - 1)
+        entries: list[dict[str, Any]] = json.loads(self._native.log(at))
+        return entries
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Versions are pinned: a process that unpickles the plan has the same one, whatever "latest" is by then.
@@ -265,6 +335,15 @@ def _integer(what: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def _key(value: Any) -> list[str]:
+    """The texts of a key's columns."""
+    columns = value if isinstance(value, (tuple, list)) else (value,)
+    for column in columns:
+        if not isinstance(column, (str, int, np.integer, np.bool_, datetime.date)):
+            raise PlanError(f"keys are texts, integers, booleans and dates, or tuples of them; got {value!r}")
+    return [_class_text(column) for column in columns]
+
+
 def _numbers(what: str, values: Mapping[str, Any]) -> dict[str, float]:
     try:
         return {str(k): float(v) for k, v in values.items()}
@@ -283,7 +362,7 @@ def _balance(value: str | Mapping[str, Mapping[Any, float]] | None) -> dict[str,
 
 
 def _class_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, (bool, np.bool_)) else str(value)
 
 
 def _name(corpus: str) -> str:

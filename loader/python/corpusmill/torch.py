@@ -89,7 +89,7 @@ class Loader(IterableDataset[dict[str, Any]]):
             self._place.check_length(plan.pack, cp_layout)
             fields = self._place.fields(None if fields is None else list(fields), plan.pack is not None)
             job = self._place.job(job_of_launcher() if job is None else job)
-            same_plan(mesh, plan.hash, f"{self._place.dp[1]} {cp_layout}")
+            same_plan(mesh, plan.hash, f"{self._place.dp[1]} {cp_layout} {plan.run}")
         if pin_memory and not torch.cuda.is_available():
             raise PlanError("pin_memory=True needs a CUDA device, and torch sees none: leave it out")
         self._inner = _NumpyLoader(
@@ -157,9 +157,9 @@ class Loader(IterableDataset[dict[str, Any]]):
         """Goes on where ``state_dict`` was taken; see `corpusmill.Loader.load_state_dict`."""
         self._inner.load_state_dict(state)
 
-    def provenance(self, step: int) -> list[dict[str, Any]]:
+    def provenance(self, step: int, *, keys: bool = True) -> list[dict[str, Any]]:
         """The rows of a step's global batch, see `corpusmill.Plan.provenance`."""
-        return self._inner.provenance(step)
+        return self._inner.provenance(step, keys=keys)
 
     def stats(self) -> Stats:
         """Counts and times since the loader was made."""

@@ -7,8 +7,9 @@ use super::{Memory, Plan, TURNS_MAX};
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::index::GroupIndex;
+use crate::log::Masks;
 use crate::schedule;
-use crate::spec::Shape;
+use crate::spec::{LastBatch, Shape};
 use crate::state::State;
 use crate::step::{Counts, StepPlan};
 use crate::strata::Stratum;
@@ -24,7 +25,7 @@ impl Plan {
 
     /// Goes on with another index, and the arrangement that its changes stand for.
     pub(super) fn start_over(&self, memory: &mut Memory, index: GroupIndex) -> Result<()> {
-        memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, index.changes())?;
+        memory.arrangement = schedule::arrange(&self.spec, &self.strata, &memory.log, index.changes())?;
         memory.index = index;
         memory.groups.clear();
         memory.barren = 0;
@@ -98,7 +99,7 @@ impl Plan {
         if reached > 0 {
             let group = memory.index.next_group();
             (0..reached).for_each(|_| memory.index.push_change(group));
-            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &self.log, memory.index.changes())?;
+            memory.arrangement = schedule::arrange(&self.spec, &self.strata, &memory.log, memory.index.changes())?;
         }
         Ok(())
     }
@@ -140,8 +141,35 @@ impl Plan {
         Ok(group)
     }
 
+    /// Packs of the first `groups` groups, and whether the plan ends with them.
+    pub(super) fn packs_within(&self, memory: &mut Memory, groups: u64) -> Result<(u64, bool)> {
+        let turns = groups.saturating_mul(u64::from(self.spec.group_turns));
+        let end = memory.arrangement.end();
+        let is_end = end.is_some_and(|end| end <= turns);
+        if matches!(self.spec.shape, Shape::Fixed { .. }) {
+            return Ok((end.map_or(turns, |end| end.min(turns)), is_end));
+        }
+        if groups < memory.index.first_group() {
+            self.start_over(memory, GroupIndex::new())?;
+        }
+        while memory.index.next_group() < groups && !memory.index.is_complete() {
+            self.extend(memory)?;
+        }
+        let packs = memory.index.start(groups).unwrap_or_else(|| memory.index.packs());
+        Ok((packs, is_end))
+    }
+
+    /// Steps that so many packs make; at the end of a plan, those that are left over too.
+    pub(super) fn steps_of(&self, packs: u64, is_end: bool) -> u64 {
+        let batch = u64::from(self.spec.global_batch);
+        match self.spec.last_batch {
+            LastBatch::Partial if is_end => packs.div_ceil(batch),
+            LastBatch::Partial | LastBatch::Drop => packs / batch,
+        }
+    }
+
     /// Appends packs of a group to a step.
-    pub(super) fn take(&self, group: &Group, number: u64, packs: Range<u32>, plan: &mut StepPlan) {
+    pub(super) fn take(masks: &Masks, group: &Group, number: u64, packs: Range<u32>, plan: &mut StepPlan) {
         let (first, last) = (group.start(packs.start), group.start(packs.end));
         let offset = plan.pieces.len() as u32;
         plan.pieces
@@ -149,9 +177,9 @@ impl Plan {
         let ends = &group.ends[packs.start as usize..packs.end as usize];
         plan.ends.extend(ends.iter().map(|end| end - first + offset));
         plan.counts += group.counts(packs.start, packs.end);
-        if self.masks.any() {
+        if masks.any() {
             for piece in &mut plan.pieces[offset as usize..] {
-                piece.masked = self.masks.covers(piece.source, piece.slot, number);
+                piece.masked = masks.covers(piece.source, piece.slot, number);
                 plan.counts.masked += u64::from(piece.masked);
             }
         }

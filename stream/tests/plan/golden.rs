@@ -56,17 +56,10 @@ fn describe(out: &mut String, name: &str, plan: &Plan, wanted: &[u64]) {
 fn all_plans() -> String {
     let mut out = String::new();
     let (spec, lengths) = three_sources();
-    let mut mixed = plan(&spec, &lengths);
+    let mixed = plan(&spec, &lengths);
     describe(&mut out, "mixed", &mixed, &[0, 1, 2, 17, 90]);
     mixed
-        .append(
-            Change::Mask {
-                source: "web".into(),
-                slots: (0..9000).collect(),
-                reason: MaskReason::Erased,
-            },
-            6,
-        )
+        .append(Change::mask("web", 0..9000, MaskReason::Erased), 6)
         .unwrap();
     mixed
         .append(
