@@ -25,6 +25,7 @@ pub(crate) mod read_blob;
 mod relation;
 mod semantic_duplicates;
 mod substring_duplicates;
+mod video_duplicates;
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ pub(crate) const NAMES: &[&str] = &[
     "read_blob",
     "semantic_duplicates",
     "substring_duplicates",
+    "video_duplicates",
 ];
 
 /// Table functions of the dialect that a later part brings.
@@ -126,6 +128,7 @@ impl TableFunctionPlanner {
             "near_duplicates" => near_duplicates::plan(arguments, context),
             "semantic_duplicates" => semantic_duplicates::plan(arguments, context),
             "substring_duplicates" => substring_duplicates::plan(arguments),
+            "video_duplicates" => video_duplicates::plan(arguments, context),
             "ml_predict" => ml_predict::plan(arguments),
             _ => read_blob::plan(arguments),
         }

@@ -6,6 +6,7 @@ mod corpora;
 mod functions;
 mod graphs;
 mod hash_lists;
+mod media;
 mod near_duplicates;
 mod planning;
 mod python;
