@@ -1,4 +1,4 @@
-"""The duplicates bench: MinHash signatures, near-duplicates, PDQ hashes and look-ups in hash lists, against libraries.
+"""The duplicates bench: MinHash signatures, near-duplicates, pictures and look-ups in hash lists, against libraries.
 
 CPU seconds of whole processes with one thread, reading their input included, but for look-ups: there the time to read the
 list is taken out on both sides. The best of the rounds counts, and all take turns within a round.
@@ -52,7 +52,8 @@ class DuplicatesBench:
             self._ours("clusters", "ours", self._copy("words", WORDS))
             self._ours("clusters", "ours, auto", self._copy("auto", ""))
             self._history()
-            self._ours("pictures", "ours", f"SELECT count(pdq(content)) AS n FROM read_blob('{self.work}/input/media/*')")
+            for job, call in (("pictures", "pdq(content)"), ("thumbnails", "resize_image(content, 224, 224)")):
+                self._ours(job, "ours", f"SELECT count({call}) AS n FROM read_blob('{self.work}/input/media/*')")
             for queries in (FEW, MANY):
                 self._ours("look_up", f"ours, {queries}", self._matches(queries))
             for job, peers in PEERS.items():
@@ -172,6 +173,7 @@ class DuplicatesBench:
             ("signatures", f"MinHash signatures of {POSTS:,} posts", "µs CPU/post", 1e6 / POSTS),
             ("clusters", f"near-duplicates among {POSTS:,} posts", "µs CPU/post", 1e6 / POSTS),
             ("pictures", f"PDQ of {PICTURES} pictures, decoded", "ms CPU/picture", None),
+            ("thumbnails", f"{PICTURES} pictures decoded, resized to 224 × 224, as PNG", "ms CPU/picture", None),
         ):
             scale = scale or 1e3 / self.counted[job, "ours"]["count"]
             ours = scale * self.cpu_s[job, "ours"]
@@ -206,5 +208,6 @@ PEERS: dict[str, tuple[str, ...]] = {
     "signatures": ("datasketch", "rensa"),
     "clusters": ("datasketch", "rensa"),
     "pictures": ("pdqhash",),
+    "thumbnails": ("Pillow",),
     "look_up": ("faiss multi-hash", "faiss flat"),
 }

@@ -34,6 +34,8 @@ mod house;
 mod interop;
 #[path = "all/leaders.rs"]
 mod leaders;
+#[path = "all/media.rs"]
+mod media;
 #[path = "all/models.rs"]
 mod models;
 #[path = "all/moderation.rs"]

@@ -8,7 +8,7 @@ use corpusmill_batches::{BatchError, Ledger};
 use corpusmill_corpus::Warehouse;
 
 use crate::args::CorpusVersion;
-use crate::commands::{Session, spelt};
+use crate::commands::Session;
 use crate::report;
 
 pub(crate) const TAKEDOWN_HELP: &str = "\
@@ -31,7 +31,7 @@ made ahead of a trainer count as handed to it.";
 #[derive(Debug, Args)]
 pub(crate) struct Takedown {
     /// The corpus: in all plans that draw from it, or from this version of it
-    #[arg(value_name = "CORPUS[@VERSION]")]
+    #[arg(value_name = "CORPUS[@VERSION|@TAG]")]
     corpus: CorpusVersion,
     /// The primary key of a row; the values of several columns with commas between them
     #[arg(long, value_name = "KEY", required_unless_present = "keys")]
@@ -47,7 +47,7 @@ pub(crate) struct Takedown {
 #[derive(Debug, Args)]
 pub(crate) struct Runs {
     /// Runs of plans that draw from this corpus, or from this version of it
-    #[arg(long, value_name = "CORPUS[@VERSION]")]
+    #[arg(long, value_name = "CORPUS[@VERSION|@TAG]")]
     corpus: Option<CorpusVersion>,
     /// The steps that had the row with this primary key; the values of several columns with commas between them
     #[arg(long, value_name = "KEY", requires = "corpus")]
@@ -64,7 +64,7 @@ pub(crate) async fn takedown(session: &Session, options: Takedown) -> Result<()>
     }
     let coordinator = session.existing().await?;
     let keys = keys_of(coordinator.warehouse(), &options.corpus, &texts).await?;
-    let corpus = spelt(&options.corpus);
+    let corpus = pinned(coordinator.warehouse(), &options.corpus).await?;
     let taken = {
         let (corpus, note) = (corpus.clone(), options.note);
         asked(coordinator.warehouse(), move |ledger| {
@@ -91,7 +91,7 @@ pub(crate) async fn runs(session: &Session, options: Runs) -> Result<()> {
         let runs = asked(warehouse, Ledger::runs).await?;
         return session.results().records(&runs, report::RUNS);
     };
-    let name = spelt(&corpus);
+    let name = pinned(warehouse, &corpus).await?;
     if options.saw.is_empty() {
         let mut runs = asked(warehouse, Ledger::runs).await?;
         runs.retain(|run| {
@@ -116,9 +116,18 @@ async fn asked<T: Send + 'static>(
     Ok(answer.context("the ledger failed in a way that it should not; please report it")??)
 }
 
+/// The corpus as ledgers call it: by its name, with the number of the version where one was given, or a tag.
+async fn pinned(warehouse: &Warehouse, corpus: &CorpusVersion) -> Result<String> {
+    if !corpus.0.contains('@') {
+        return Ok(corpus.0.clone());
+    }
+    let (name, version) = warehouse.resolve(&corpus.0).await?;
+    Ok(format!("{name}@{version}"))
+}
+
 /// Keys as a person wrote them, cut into the columns that a key of the corpus has.
 async fn keys_of(warehouse: &Warehouse, corpus: &CorpusVersion, texts: &[String]) -> Result<Vec<Vec<String>>> {
-    let (name, version) = warehouse.resolve(&spelt(corpus)).await?;
+    let (name, version) = warehouse.resolve(&corpus.0).await?;
     let columns = warehouse.manifest(&name, version).await?.primary_key.len();
     let key = |text: &String| text.splitn(columns, ',').map(str::to_owned).collect();
     Ok(texts.iter().map(key).collect())

@@ -211,7 +211,7 @@ pub(crate) enum RunState {
 }
 
 impl RunState {
-    /// Its name in the catalogue and in `SHOW RUNS`.
+    /// Its name in the catalogue and in `SHOW SCHEDULED RUNS`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",

@@ -6,7 +6,9 @@
 //!             ├──► lang_id                   └── pii_spans
 //!             ├──► quality_signals
 //!             └──► shingles ──► minhash: bands, sketches ──► near_pairs ──► similarity ──► duplicate_links
-//!  pictures    ──► pdq ──► hamming ──► duplicate_links
+//!  pictures    ──► pixels: resized, blurred
+//!             └──► pdq ──► hamming, videos ──► duplicate_links
+//!  sound       ──► audio: fingerprints, bit errors
 //!  embeddings  ──► vectors: k-means, cosines ──► duplicate_links
 //!  hash files  ──► hash_list ──► hamming                               (lists that others keep)
 //!  pairs       ──► union_find::components ──► split::assign          (no group straddles a split)
@@ -24,6 +26,7 @@
 //! 3. Give it a SQL name in the `sql` crate.
 
 mod agreement;
+pub mod audio;
 pub mod contamination;
 pub mod duplicate_links;
 mod error;
@@ -34,6 +37,7 @@ mod lang;
 pub mod minhash;
 pub mod near_pairs;
 pub mod pdq;
+pub mod pictures;
 pub mod pii;
 mod psi;
 pub mod quality;
@@ -43,6 +47,7 @@ pub mod text;
 mod tokenize;
 pub mod union_find;
 pub mod vectors;
+pub mod videos;
 pub mod windows;
 
 pub use agreement::Agreement;

@@ -6,9 +6,8 @@
 //! one bit for each that is above the median.
 
 use std::f64::consts::PI;
-use std::io::Cursor;
 
-use image::{DynamicImage, ImageDecoder, ImageReader};
+use crate::pictures::decode;
 
 /// Pictures are sampled down to this many rows and columns.
 const SAMPLED: usize = 512;
@@ -30,18 +29,11 @@ pub struct Pdq {
 }
 
 /// Decodes JPEG, PNG, WebP, GIF (the first picture) or BMP, turns it upright as its Exif orientation says, and computes
-/// [`pdq`] of its colours: grey is spread over them, transparency does not count, 16 bits become 8. `None` for what is
-/// no such picture, is damaged, or needs more than 512 MiB.
+/// [`pdq`] of its colours: grey is spread over them, transparency does not count, 16 bits become 8. `None` as
+/// [`Picture::decode`](crate::pictures::Picture::decode).
 #[must_use]
 pub fn pdq_of_file(bytes: &[u8]) -> Option<Pdq> {
-    let mut decoder = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .ok()?
-        .into_decoder()
-        .ok()?;
-    let orientation = decoder.orientation().ok()?;
-    let mut picture = DynamicImage::from_decoder(decoder).ok()?;
-    picture.apply_orientation(orientation);
+    let (picture, _) = decode(bytes)?;
     let rgb = picture.into_rgb8();
     let (width, height) = (rgb.width() as usize, rgb.height() as usize);
     Some(pdq(rgb.as_raw(), width, height))
@@ -270,7 +262,9 @@ fn hash(value: impl Fn(usize, usize) -> f32) -> PdqHash {
 
 #[cfg(test)]
 mod tests {
-    use image::{ImageFormat, RgbImage};
+    use std::io::Cursor;
+
+    use image::{DynamicImage, ImageFormat, RgbImage};
 
     use super::*;
 

@@ -3,6 +3,7 @@
 //! To add a function: write `functions/NAME.rs` with `pub(crate) fn function() -> …`, and add one line to [`all`].
 
 mod agreement;
+mod audio;
 pub(crate) mod contamination;
 mod content_hash;
 pub(crate) mod duplicate_links;
@@ -11,8 +12,10 @@ pub(crate) mod exact_sum;
 pub(crate) mod gathered_pairs;
 pub(crate) mod group_components;
 pub(crate) mod hash_list;
+mod images;
 mod jaccard;
 mod lang_id;
+mod media;
 pub(crate) mod near_pairs;
 pub(crate) mod near_text;
 pub(crate) mod nearest_hash;
@@ -27,6 +30,8 @@ pub(crate) mod split_of;
 mod text_function;
 pub(crate) mod tokenize;
 pub(crate) mod vectors;
+pub(crate) mod videos;
+pub(crate) mod vpdq;
 pub(crate) mod windows;
 
 use datafusion::common::{Result, ScalarValue, plan_err};
@@ -63,6 +68,8 @@ impl Function {
 /// Every function of the dialect.
 pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
     let mut functions = vec![
+        Function::Scalar(audio::fingerprint()),
+        Function::Scalar(audio::distance()),
         Function::Scalar(contamination::grams()),
         Function::Scalar(contamination::ngram_overlap()),
         Function::Scalar(content_hash::function()),
@@ -72,6 +79,10 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(hash_list::hash_text()),
         Function::Scalar(hash_list::listed_hash()),
         Function::Scalar(hash_list::listed_id()),
+        Function::Scalar(images::info()),
+        Function::Scalar(images::decode()),
+        Function::Scalar(images::resize()),
+        Function::Scalar(images::blur()),
         Function::Scalar(jaccard::function()),
         Function::Scalar(lang_id::function()),
         Function::Scalar(near_text::bands()),
@@ -93,6 +104,10 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Scalar(vectors::unit()),
         Function::Scalar(vectors::cosine()),
         Function::Scalar(vectors::placed()),
+        Function::Scalar(videos::frames()),
+        Function::Scalar(videos::hashes()),
+        Function::Scalar(vpdq::frame_hashes()),
+        Function::Scalar(vpdq::shares()),
         Function::Scalar(windows::of_text()),
         Function::Scalar(windows::share()),
         Function::Aggregate(agreement::alpha()),
@@ -103,6 +118,7 @@ pub(crate) fn all(run_time: RunTime) -> Vec<Function> {
         Function::Aggregate(group_components::function()),
         Function::Aggregate(gathered_pairs::cosine()),
         Function::Aggregate(gathered_pairs::hamming()),
+        Function::Aggregate(gathered_pairs::videos()),
         Function::Aggregate(near_pairs::function()),
         Function::Aggregate(psi_counts::function()),
         Function::Aggregate(vectors::centres()),

@@ -25,6 +25,7 @@ mod catalog;
 mod codec;
 mod error;
 mod expectations;
+mod ffmpeg;
 mod functions;
 mod graphs;
 mod hash_lists;

@@ -128,7 +128,7 @@ impl PythonFunction {
 }
 
 /// Tells the runtime that this thread will wait, where it has other threads to go on with.
-fn blocking<T>(wait: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(wait: impl FnOnce() -> T) -> T {
     let has_threads = tokio::runtime::Handle::try_current()
         .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
     if has_threads {

@@ -362,7 +362,7 @@ pub enum Show {
     HashLists,
     /// `SHOW SCHEDULES`
     Schedules,
-    /// `SHOW RUNS`
+    /// `SHOW SCHEDULED RUNS`
     Runs,
 }
 

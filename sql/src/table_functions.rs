@@ -28,6 +28,7 @@ pub(crate) mod relation;
 mod semantic_duplicates;
 mod stratified_sample;
 mod substring_duplicates;
+mod video_duplicates;
 
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ pub(crate) const NAMES: &[&str] = &[
     "semantic_duplicates",
     "stratified_sample",
     "substring_duplicates",
+    "video_duplicates",
 ];
 
 /// Table functions of the dialect that a later part brings.
@@ -131,6 +133,7 @@ impl TableFunctionPlanner {
             "semantic_duplicates" => semantic_duplicates::plan(arguments, context),
             "stratified_sample" => stratified_sample::plan(arguments),
             "substring_duplicates" => substring_duplicates::plan(arguments),
+            "video_duplicates" => video_duplicates::plan(arguments, context),
             "ml_predict" => ml_predict::plan(arguments),
             _ => read_blob::plan(arguments),
         }

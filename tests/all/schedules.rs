@@ -27,7 +27,7 @@ fn say(sandbox: &Sandbox, sql: &str) -> Result<String> {
 /// Logical times and states of the runs of a corpus, the newest first.
 fn runs(sandbox: &Sandbox, corpus: &str) -> Result<Vec<(String, String)>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let runs = ask(sandbox, "SHOW RUNS")?;
+    let runs = ask(sandbox, "SHOW SCHEDULED RUNS")?;
     let of = runs.iter().filter(|run| run["corpus"] == corpus);
     Ok(of
         .map(|run| (text(&run["logical_time"]), text(&run["state"])))

@@ -10,6 +10,7 @@
 
 mod azure;
 mod database;
+mod ffmpeg;
 mod namespaces;
 mod place;
 mod postgres;
@@ -19,6 +20,7 @@ mod sandbox;
 
 pub use azure::Azurite;
 pub use database::{Answer, Database, run_on, without_paths};
+pub use ffmpeg::{ffmpeg, has_ffmpeg};
 pub use namespaces::Namespaces;
 pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
 pub use postgres::{PASSWORD, Postgres};

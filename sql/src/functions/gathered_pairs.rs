@@ -2,10 +2,12 @@
 //!
 //! - `hamming_pairs(node, rank, hash, distance_max)`: of PDQ hashes, text of 64 hexadecimal digits, or of as many for each
 //!   way in which a picture may be turned ([`corpusmill_kernels::hamming`]); about 130 bytes each, and as many a hash;
+//! - `video_pairs(node, rank, hashes, distance_max, share_min)`: of videos, each the hashes of its frames, one behind the
+//!   other ([`corpusmill_kernels::videos`]); about 130 bytes a frame;
 //! - `cosine_pairs(node, rank, vector, threshold)`: of vectors of length 1 as bytes ([`corpusmill_kernels::vectors`]), all
 //!   with all; their bytes and about 100 each.
 //!
-//! `node` is `FixedSizeBinary(16)`, `rank` a `Binary` that says who comes first, the bound a constant. Gives one
+//! `node` is `FixedSizeBinary(16)`, `rank` a `Binary` that says who comes first, the bounds are constants. Gives one
 //! `List<Struct<a, b, similarity, rank_a, rank_b>>` with the pairs that `duplicate_links` needs.
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use corpusmill_kernels::duplicate_links::Edge;
 use corpusmill_kernels::hamming::{DISTANCE_MAX, hamming_edges};
 use corpusmill_kernels::pdq::PdqHash;
 use corpusmill_kernels::vectors::{cosine_edges, floats};
+use corpusmill_kernels::videos::video_edges;
 use datafusion::arrow::array::{
     Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, Float64Array, ListArray, StructArray,
 };
@@ -32,6 +35,10 @@ const ID: DataType = DataType::FixedSizeBinary(16);
 
 pub(crate) fn hamming() -> AggregateUDF {
     GatheredPairs::udf(Measure::Hamming)
+}
+
+pub(crate) fn videos() -> AggregateUDF {
+    GatheredPairs::udf(Measure::Frames)
 }
 
 pub(crate) fn cosine() -> AggregateUDF {
@@ -54,6 +61,7 @@ fn item(fields: Fields) -> FieldRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Measure {
     Hamming,
+    Frames,
     Cosine,
 }
 
@@ -61,6 +69,8 @@ enum Measure {
 #[derive(Debug, Clone, Copy)]
 enum Bound {
     DistanceMax(u32),
+    /// Of frames, and the share of them.
+    Frames(u32, f64),
     CosineMin(f64),
 }
 
@@ -83,6 +93,7 @@ impl AggregateUDFImpl for GatheredPairs {
     fn name(&self) -> &str {
         match self.measure {
             Measure::Hamming => "hamming_pairs",
+            Measure::Frames => "video_pairs",
             Measure::Cosine => "cosine_pairs",
         }
     }
@@ -96,23 +107,32 @@ impl AggregateUDFImpl for GatheredPairs {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let (value, bound) = match self.measure {
-            Measure::Hamming => (DataType::Utf8, DataType::Int64),
-            Measure::Cosine => (DataType::Binary, DataType::Float64),
+        let value_and_bounds = match self.measure {
+            Measure::Hamming => vec![DataType::Utf8, DataType::Int64],
+            Measure::Frames => vec![DataType::Utf8, DataType::Int64, DataType::Float64],
+            Measure::Cosine => vec![DataType::Binary, DataType::Float64],
         };
-        match types {
-            [_, _, _, _] => Ok(vec![ID, DataType::Binary, value, bound]),
-            _ => plan_err!("{} takes a node, a rank, a value and a bound", self.name()),
+        if types.len() != 2 + value_and_bounds.len() {
+            return plan_err!("{} takes a node, a rank, a value and its bounds", self.name());
         }
+        Ok([vec![ID, DataType::Binary], value_and_bounds].concat())
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let bound = match (self.measure, constant_argument(&args, 3)?) {
-            (Measure::Hamming, ScalarValue::Int64(Some(distance))) => match u32::try_from(distance) {
-                Ok(distance_max @ 0..=DISTANCE_MAX) => Bound::DistanceMax(distance_max),
-                _ => return plan_err!("the distance of hamming_pairs is from 0 to {DISTANCE_MAX}"),
-            },
             (Measure::Cosine, ScalarValue::Float64(Some(threshold))) => Bound::CosineMin(threshold),
+            (Measure::Hamming | Measure::Frames, ScalarValue::Int64(Some(distance))) => {
+                let Ok(distance_max @ 0..=DISTANCE_MAX) = u32::try_from(distance) else {
+                    return plan_err!("the distance of {} is from 0 to {DISTANCE_MAX}", self.name());
+                };
+                match self.measure {
+                    Measure::Frames => match constant_argument(&args, 4)? {
+                        ScalarValue::Float64(Some(share)) => Bound::Frames(distance_max, share),
+                        other => return plan_err!("the share of video_pairs is a constant number, found {other}"),
+                    },
+                    _ => Bound::DistanceMax(distance_max),
+                }
+            }
             (_, other) => return plan_err!("the bound of {} is a constant number, found {other}", self.name()),
         };
         Ok(Box::new(Members {
@@ -161,11 +181,10 @@ impl Members {
     }
 
     fn edges(&self) -> Result<Vec<Edge>> {
+        let hashes = || -> Vec<&[PdqHash]> { self.members.iter().map(|member| member.value.as_chunks().0).collect() };
         match self.bound {
-            Bound::DistanceMax(distance_max) => {
-                let pictures: Vec<&[PdqHash]> = self.members.iter().map(|member| member.value.as_chunks().0).collect();
-                Ok(hamming_edges(&pictures, distance_max))
-            }
+            Bound::DistanceMax(distance_max) => Ok(hamming_edges(&hashes(), distance_max)),
+            Bound::Frames(distance_max, share_min) => Ok(video_edges(&hashes(), distance_max, share_min)),
             Bound::CosineMin(threshold) => {
                 let vectors = self.members.iter().map(|member| floats(&member.value));
                 let vectors: Option<Vec<Vec<f32>>> = vectors.collect();
@@ -203,7 +222,7 @@ impl Accumulator for Members {
         let ranks = as_binary_array(&values[1])?;
         for row in (0..nodes.len()).filter(|row| values[2].is_valid(*row) && nodes.is_valid(*row)) {
             match self.bound {
-                Bound::DistanceMax(_) => {
+                Bound::DistanceMax(_) | Bound::Frames(..) => {
                     let hashes = pdq::parse_all(as_string_array(&values[2])?.value(row))?;
                     self.add(nodes.value(row), ranks.value(row), hashes.as_flattened())?;
                 }
@@ -251,7 +270,7 @@ impl Accumulator for Members {
     fn size(&self) -> usize {
         // What the comparison takes on top, an index over hashes or the vectors once more, is counted beforehand.
         let compared = match self.bound {
-            Bound::DistanceMax(_) => 4 * self.bytes,
+            Bound::DistanceMax(_) | Bound::Frames(..) => 4 * self.bytes,
             Bound::CosineMin(_) => self.bytes + 24 * self.members.len(),
         };
         size_of_val(self) + self.members.capacity() * size_of::<Member>() + self.bytes + compared

@@ -16,7 +16,7 @@ const SHOWN: [(&str, Show); 10] = [
     ("MODELS", Show::Models),
     ("HASH LISTS", Show::HashLists),
     ("SCHEDULES", Show::Schedules),
-    ("RUNS", Show::Runs),
+    ("SCHEDULED RUNS", Show::Runs),
 ];
 
 /// Parses `SHOW things`.

@@ -36,7 +36,7 @@ pub(super) fn plan(mut arguments: Arguments, context: &mut dyn RelationPlannerCo
     let key = arguments.required_column("key", &input)?;
     let hash = arguments.required_column("hash", &input)?;
     let quality = arguments.column("quality", &input)?;
-    let distance_max = arguments.integer("max_distance")?.unwrap_or(i64::from(DISTANCE_MAX));
+    let distance_max = distance_max(&mut arguments, "media_duplicates")?;
     let min_quality = arguments.integer("min_quality")?.unwrap_or(50);
     let keep = arguments.order("keep", &input, context)?;
     let shape = shape(&mut arguments)?;
@@ -49,14 +49,6 @@ pub(super) fn plan(mut arguments: Arguments, context: &mut dyn RelationPlannerCo
         "keep",
         "cluster",
     ])?;
-    if !(0..=i64::from(DISTANCE_MAX)).contains(&distance_max) {
-        return Err(fault(
-            format!(
-                "max_distance of media_duplicates is from 0 to {DISTANCE_MAX} bits, found {distance_max}; unrelated pictures differ in about 128"
-            ),
-            arguments.span(),
-        ));
-    }
     let hash = match hash.get_type(input.schema())? {
         DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => array_to_string(hash, lit("")),
         _ => hash,
@@ -79,4 +71,18 @@ pub(super) fn plan(mut arguments: Arguments, context: &mut dyn RelationPlannerCo
         .build()?;
     let distance = |a: Expr, b: Expr| pdq::distance().call(vec![a, b]);
     rows.annotate(edges, shape, &ADDED, lit(0i32), distance)
+}
+
+/// The argument `max_distance`: bits.
+pub(super) fn distance_max(arguments: &mut Arguments, function: &str) -> Result<i64> {
+    let distance_max = arguments.integer("max_distance")?.unwrap_or(i64::from(DISTANCE_MAX));
+    if (0..=i64::from(DISTANCE_MAX)).contains(&distance_max) {
+        return Ok(distance_max);
+    }
+    Err(fault(
+        format!(
+            "max_distance of {function} is from 0 to {DISTANCE_MAX} bits, found {distance_max}; unrelated pictures differ in about 128"
+        ),
+        arguments.span(),
+    ))
 }

@@ -151,6 +151,9 @@ fn of_table_function(name: &str) -> Option<&'static str> {
         "substring_duplicates" => {
             "SELECT id, substring_share FROM substring_duplicates(TABLE posts, text => 'body', min_length => 8)"
         }
+        "video_duplicates" => {
+            "SELECT id, video_cluster_id, video_share FROM video_duplicates((SELECT id, make_array(named_struct('hash', encode(sha256(body), 'hex'), 'quality', 80 + id % 2)) AS f FROM posts), key => 'id', frames => 'f', min_quality => 81)"
+        }
         _ => return None,
     })
 }
