@@ -15,7 +15,9 @@ impl Build<'_> {
         let Some((logical, version)) = self.base.as_ref().map(|base| (base.logical_time, base.version)) else {
             return Ok(Some("no version yet".to_owned()));
         };
-        let planned = self.plan_at(corpus, logical, true).await?;
+        let planned = self.plan_at(corpus, logical, true).await;
+        self.workspace.objects.end_history();
+        let planned = planned?;
         let stale = planned.views.iter().any(|step| !step.reused);
         let made = !stale && self.made(&corpus.name, version, &planned.fingerprint).await?;
         Ok((!made).then_some(planned.fingerprint))

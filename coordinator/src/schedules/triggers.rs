@@ -77,6 +77,10 @@ pub(crate) async fn check(
 /// The corpora whose newest version a definition reads.
 async fn reads(workspace: &Workspace, session: &Session, statement: &Statement) -> Result<BTreeSet<String>> {
     workspace.objects.take_seen();
-    session.plan(statement).await?;
+    // It may be compared with a history that its first version begins.
+    workspace.objects.expect_corpora(true);
+    let planned = session.plan(statement).await;
+    workspace.objects.expect_corpora(false);
+    planned?;
     Ok(workspace.objects.take_seen().corpora)
 }
