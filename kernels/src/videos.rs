@@ -136,7 +136,7 @@ mod tests {
             prop_assert!(edges.iter().all(|edge| all.contains(edge)));
             for shape in [ClusterShape::Component, ClusterShape::Star] {
                 let of = |edges: &[Edge]| -> Vec<u32> {
-                    let links = duplicate_links(edges.to_vec(), n as usize, shape);
+                    let links = duplicate_links(edges.to_vec(), n as usize, 0, shape);
                     links.iter().map(|link| link.representative).collect()
                 };
                 prop_assert_eq!(of(&edges), of(&all));

@@ -38,7 +38,7 @@ use spill_pool::SpillPool;
 const ROWS: usize = 8_192;
 
 /// How much of the machine a session may use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// Partitions that run side by side; 0 stands for the number of cores.
     pub target_partitions: usize,
@@ -59,18 +59,6 @@ impl SessionOptions {
         match self.batch_size {
             0 => self.memory_limit_bytes.map_or(ROWS, by_memory),
             rows => rows,
-        }
-    }
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        SessionOptions {
-            target_partitions: 0,
-            batch_size: 0,
-            memory_limit_bytes: None,
-            spill_dir: None,
-            spill_limit_bytes: None,
         }
     }
 }

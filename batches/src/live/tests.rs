@@ -89,7 +89,7 @@ fn ranks_that_race_for_a_group_agree_and_a_replay_says_the_same() {
         let rank = |number: u64| {
             let rank = Rank::new(&warehouse, "r");
             let steps = (0..STEPS).map(|step| {
-                if (step * 31 + number * 17 + seed * 7) % 13 == 0 {
+                if (step * 31 + number * 17 + seed * 7).is_multiple_of(13) {
                     rank.append(change(step + number + seed));
                 }
                 rank.delivered(step)

@@ -18,7 +18,7 @@ impl Build<'_> {
         let planned = self.plan_at(corpus, logical, true).await;
         self.workspace.objects.end_history();
         let planned = planned?;
-        let stale = planned.views.iter().any(|step| !step.reused);
+        let stale = planned.before.iter().any(|step| !step.reused);
         let made = !stale && self.made(&corpus.name, version, &planned.fingerprint).await?;
         Ok((!made).then_some(planned.fingerprint))
     }

@@ -271,8 +271,8 @@ proptest! {
         let mut shared = Shared::default();
         let ranks: Vec<Plan> = (0..3).map(|_| plan(&spec, &lengths)).collect();
         let mut delivered: Vec<Vec<StepPlan>> = vec![Vec::new(); 3];
-        let mut moment = 0;
-        for rank in turns.into_iter().chain([0, 1, 2].into_iter().cycle()) {
+        let turns = turns.into_iter().chain([0, 1, 2].into_iter().cycle());
+        for (moment, rank) in (0u64..).zip(turns) {
             for (_, slot, kind) in changes.iter().filter(|(at, ..)| *at == moment) {
                 let change = match kind {
                     0 => takedown("web", (0..10_003).filter(|s| s % 7 == slot % 7).collect()),
@@ -281,7 +281,6 @@ proptest! {
                 };
                 shared.entries.push(Entry { group: 0, change });
             }
-            moment += 1;
             let step = delivered[rank].len() as u64;
             if step < STEPS {
                 shared.enter(&ranks[rank], step);
