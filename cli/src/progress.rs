@@ -227,8 +227,10 @@ impl Events for Progress {
                 ..
             } => {
                 self.clear();
-                let rows = units::count(rows_out);
-                self.line(&format!("  {step}: done by an earlier run, {rows} rows"));
+                self.line(&format!(
+                    "  {step}: done by an earlier run, {} rows",
+                    units::count(rows_out)
+                ));
             }
             Event::StepFinished {
                 step,

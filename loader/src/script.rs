@@ -38,7 +38,7 @@ pub(crate) struct PyScript {
 impl PyScript {
     /// Connects to a coordinator, and begins to send the script.
     #[new]
-    #[pyo3(signature = (coordinator, text, origin, base_dir, as_of_ms, certs))]
+    #[pyo3(signature = (coordinator, text, origin, base_dir, as_of_ms, certs = None))]
     fn new(
         py: Python<'_>,
         coordinator: &str,

@@ -223,7 +223,7 @@ def test_ending_the_interpreter_with_batches_in_the_making(warehouse):
     [
         ({"corpus": "post"}, "NotFoundError", "did you mean `posts`"),
         ({"corpus": "posts@9"}, "NotFoundError", "has versions 0 to 0"),
-        ({"corpus": "posts@x"}, "CorpusmillError", "name@NUMBER"),
+        ({"corpus": "posts@x"}, "CorpusmillError", "it has no tags"),
         ({"warehouse": "/nowhere/at/all"}, "NotFoundError", "there is no folder /nowhere/at/all"),
         ({"columns": ["lable"]}, "PlanError", "did you mean `label`"),
         ({"columns": "label"}, "PlanError", r"columns=\['label'\]"),
