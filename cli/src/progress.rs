@@ -122,13 +122,20 @@ impl Progress {
         };
     }
 
-    fn goes_on(
-        &self,
-        (read, expected): (u64, Option<u64>),
-        (bytes, spilled): (u64, u64),
-        written: u64,
-        (elapsed, tasks): (Duration, Option<Tasks>),
-    ) {
+    fn goes_on(&self, progress: &Event) {
+        let Event::Progress {
+            rows_read,
+            rows_expected,
+            bytes_read,
+            rows_written,
+            spilled_bytes,
+            tasks,
+            elapsed,
+            ..
+        } = progress
+        else {
+            return;
+        };
         let place = tasks.map_or_else(String::new, |tasks| {
             let (running, workers) = (
                 units::counted(tasks.running, "task"),
@@ -137,16 +144,20 @@ impl Progress {
             let stage = (tasks.stages_done + 1).min(tasks.stages);
             format!(", stage {stage} of {}, {running} on {workers}", tasks.stages)
         });
-        let spilled = match spilled {
+        let spilled = match *spilled_bytes {
             0 => String::new(),
             some => format!(", {} spilled", units::bytes(some)),
         };
         let step = self.state().step.clone();
-        let of = expected
+        let of = rows_expected
             .map(|rows| format!(" of {}", units::count(rows)))
             .unwrap_or_default();
-        let rate = units::count(units::per_second(read, elapsed));
-        let (read, written, size) = (units::count(read), units::count(written), units::bytes(bytes));
+        let rate = units::count(units::per_second(*rows_read, *elapsed));
+        let (read, written, size) = (
+            units::count(*rows_read),
+            units::count(*rows_written),
+            units::bytes(*bytes_read),
+        );
         self.moving(&format!(
             "  {step}: {read}{of} rows read ({size}), {written} written, {rate} rows/s{spilled}{place}"
         ));
@@ -205,21 +216,7 @@ impl Events for Progress {
             } => {
                 self.step_started(&step, (number, of), (splits, splits_done));
             }
-            Event::Progress {
-                rows_read,
-                rows_expected,
-                bytes_read,
-                rows_written,
-                spilled_bytes,
-                tasks,
-                elapsed,
-                ..
-            } => self.goes_on(
-                (rows_read, rows_expected),
-                (bytes_read, spilled_bytes),
-                rows_written,
-                (elapsed, tasks),
-            ),
+            going @ Event::Progress { .. } => self.goes_on(&going),
             Event::StepFinished {
                 step,
                 reused: true,

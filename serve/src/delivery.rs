@@ -6,11 +6,20 @@ use corpusmill_proto::stream::{Delivery, End, Failed, TooLarge};
 use prost::Message as _;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// The metadata of a body that says `what` about a step.
+/// The metadata of a body that says `what` about a step, with a checksum behind it: the transport has one for bodies.
 pub(crate) fn metadata(step: u64, what: What) -> Bytes {
-    let delivery = Delivery { step, what: Some(what) };
-    delivery.encode_to_vec().into()
+    let mut bytes = Delivery { step, what: Some(what) }.encode_to_vec();
+    let checksum = xxh3_64(&bytes);
+    bytes.extend(checksum.to_le_bytes());
+    bytes.into()
+}
+
+/// The message of metadata; `None` when it is not as it was sent.
+pub(crate) fn sent(metadata: &[u8]) -> Option<&[u8]> {
+    let (message, checksum) = metadata.split_last_chunk::<8>()?;
+    (xxh3_64(message).to_le_bytes() == *checksum).then_some(message)
 }
 
 /// Says that the plan ended.

@@ -151,7 +151,14 @@ impl Reader {
                 .into());
             };
             let body = pull(&puller, &descriptor).await?;
-            let delivery = Delivery::decode(&body.metadata()[..])
+            let Some(message) = delivery::sent(body.metadata()) else {
+                return Err(TransportError::Closed {
+                    peer: server.address.clone(),
+                    reason: "what it said of a batch arrived altered".to_owned(),
+                }
+                .into());
+            };
+            let delivery = Delivery::decode(message)
                 .map_err(|e| ServeError::Protocol(format!("worker {}: {e}", server.worker)))?;
             if delivery.step != self.step {
                 return Err(ServeError::Protocol(format!(
