@@ -164,14 +164,8 @@ impl Admission {
         }
         let shared = OwnedMutexGuard::mutex(&view);
         state.views.insert(object.to_owned(), Arc::downgrade(shared));
-        let ticket = state.next;
-        state.next += 1;
-        state.running.insert(ticket, object.to_owned());
-        let turn = Turn {
-            admission: Arc::clone(self),
-            ticket,
-            changes: self.changes.subscribe(),
-        };
+        let turn = self.ticket(&mut state);
+        state.running.insert(turn.ticket, object.to_owned());
         Some(SetAside {
             _turn: turn,
             _view: view,
@@ -181,9 +175,14 @@ impl Admission {
     /// Takes a place in the line of those who build `object`.
     pub(crate) fn enter(self: &Arc<Self>, object: &str) -> Turn {
         let mut state = self.state();
+        let turn = self.ticket(&mut state);
+        state.waiting.insert(turn.ticket, object.to_owned());
+        turn
+    }
+
+    fn ticket(self: &Arc<Self>, state: &mut State) -> Turn {
         let ticket = state.next;
         state.next += 1;
-        state.waiting.insert(ticket, object.to_owned());
         Turn {
             admission: Arc::clone(self),
             ticket,

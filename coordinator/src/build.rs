@@ -20,7 +20,6 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::catalog::{BuildEnd, BuildRow, NewBuild};
-use crate::corpus_options::worker_label;
 use crate::corpus_plan::{CorpusPlan, ShardTarget};
 use crate::error::{CoordinatorError, Result};
 use crate::events::Event;
@@ -29,7 +28,6 @@ use crate::layout::{corpus_folder, staging_folder};
 use crate::objects::HistoryFiles;
 use crate::publish::CorpusLog;
 use crate::report::{BuildReport, BuildState, StepReport};
-use crate::runner::Step;
 use crate::workspace::{Workspace, end};
 
 mod finish;
@@ -451,15 +449,7 @@ impl<'a> Build<'a> {
         let partitions = state.config().target_partitions();
         let sink = planned.plan.sink(physical, target, partitions)?;
         let context: Arc<TaskContext> = state.task_ctx();
-        let step = Step {
-            build: id.to_owned(),
-            name: SHARDS.to_owned(),
-            place: self.place(),
-            location: self.workspace.location().to_owned(),
-            label: worker_label(&planned.plan.corpus.options),
-            events: Arc::clone(&self.workspace.events),
-            cancel: self.workspace.cancel.clone(),
-        };
+        let step = self.runner_step(planned, id, SHARDS);
         match self.workspace.run_step(context, &step, sink).await {
             Ok(_) => Ok(()),
             Err(CoordinatorError::Sql(SqlError::Engine(error))) => Err(self.explain(error, &logical).await),

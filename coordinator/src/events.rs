@@ -4,25 +4,11 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use corpusmill_proto::control::Tasks;
 use datafusion::execution::SendableRecordBatchStream;
 
 use crate::error::Result;
 use crate::report::BuildReport;
-
-/// The tasks of a step on workers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tasks {
-    /// Stages that the step was cut into.
-    pub stages: u64,
-    /// Stages that are over.
-    pub stages_done: u64,
-    /// Tasks that run.
-    pub running: u64,
-    /// Tasks that are over, of all stages.
-    pub done: u64,
-    /// Workers that run some.
-    pub workers: u64,
-}
 
 /// Something that happened while a statement ran.
 #[derive(Debug, Clone, PartialEq)]

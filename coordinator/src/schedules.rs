@@ -156,9 +156,11 @@ impl Schedules {
     /// When the catalogue cannot be read or written.
     pub(crate) async fn due(&mut self, now: DateTime<Utc>) -> Result<Due> {
         let mut due = Due::default();
+        let newest = self.workspace.catalog.newest_runs().await?;
         for scheduled in self.scheduled().await? {
             if !scheduled.suspended {
-                self.enter(&scheduled, now, &mut due).await?;
+                let newest = newest.get(&scheduled.name).copied().map(moment);
+                self.enter(&scheduled, newest, now, &mut due).await?;
             }
         }
         let mut open: BTreeMap<String, Vec<RunRow>> = BTreeMap::new();
@@ -179,11 +181,16 @@ impl Schedules {
         Ok(due)
     }
 
-    /// Enters the runs of one schedule.
-    async fn enter(&self, scheduled: &Scheduled, now: DateTime<Utc>, due: &mut Due) -> Result<()> {
+    /// Enters the runs of one schedule, whose newest run is of the moment `newest`.
+    async fn enter(
+        &self,
+        scheduled: &Scheduled,
+        newest: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+        due: &mut Due,
+    ) -> Result<()> {
         let catalog = &self.workspace.catalog;
-        let newest = catalog.newest_run(&scheduled.name).await?;
-        let from = newest.map_or(scheduled.since, |run| moment(run.logical_ms).max(scheduled.since));
+        let from = newest.map_or(scheduled.since, |newest| newest.max(scheduled.since));
         let passed = scheduled.times.between(from, now, MOST);
         let Some(last) = passed.last().copied() else {
             return Ok(());

@@ -133,6 +133,19 @@ impl Workspace {
         self.layout.warehouse().location()
     }
 
+    /// A step of the build `build`, as runners know it; `place` is the statement in error messages.
+    pub(crate) fn step(&self, build: &str, name: &str, place: String, label: Option<String>) -> Step {
+        Step {
+            build: build.to_owned(),
+            name: name.to_owned(),
+            place,
+            location: self.location().to_owned(),
+            label,
+            events: Arc::clone(&self.events),
+            cancel: self.cancel.clone(),
+        }
+    }
+
     /// Runs the plan of a step: on the cluster where there is one, in this process otherwise.
     ///
     /// # Errors

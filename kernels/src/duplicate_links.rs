@@ -180,6 +180,19 @@ impl Neighbours {
     }
 }
 
+/// Checks that edges that were found are among `all`, and that clusters come out of them as of all.
+#[cfg(test)]
+pub(crate) fn enough_for_clusters(edges: &[Edge], all: &[Edge], nodes: usize) {
+    assert!(edges.iter().all(|edge| all.contains(edge)));
+    for shape in [ClusterShape::Component, ClusterShape::Star] {
+        let of = |edges: &[Edge]| -> Vec<u32> {
+            let links = duplicate_links(edges.to_vec(), nodes, 0, shape);
+            links.iter().map(|link| link.representative).collect()
+        };
+        assert_eq!(of(edges), of(all));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

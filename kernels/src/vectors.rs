@@ -180,7 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::duplicate_links::{ClusterShape, duplicate_links};
+    use crate::duplicate_links::enough_for_clusters;
 
     fn views(vectors: &[Vec<f32>]) -> Vec<&[f32]> {
         vectors.iter().map(Vec::as_slice).collect()
@@ -205,14 +205,7 @@ mod tests {
                 .filter(|edge| edge.similarity >= threshold)
                 .collect();
             let edges = cosine_edges(&vectors, threshold);
-            prop_assert!(edges.iter().all(|edge| all.contains(edge)));
-            for shape in [ClusterShape::Component, ClusterShape::Star] {
-                let of = |edges: &[Edge]| -> Vec<u32> {
-                    let links = duplicate_links(edges.to_vec(), n as usize, 0, shape);
-                    links.iter().map(|link| link.representative).collect()
-                };
-                prop_assert_eq!(of(&edges), of(&all));
-            }
+            enough_for_clusters(&edges, &all, n as usize);
         }
 
         #[test]

@@ -159,17 +159,7 @@ pub(crate) async fn with_named<F: Future>(
     let mut lists = BTreeMap::new();
     for name in names.unwrap_or_default() {
         let Some(list) = session.objects().hash_list(&name).await? else {
-            let known = session.objects().names().await?.into_iter();
-            let known = known
-                .filter(|(kind, _)| *kind == ObjectKind::HashList)
-                .map(|(_, name)| name);
-            return Err(SqlError::unknown(
-                "hash list",
-                &name,
-                known,
-                text,
-                find_word(text, &name),
-            ));
+            return Err(session.unknown(ObjectKind::HashList, &name, text).await?);
         };
         lists.insert(name, list);
     }

@@ -136,17 +136,7 @@ pub(crate) async fn with_named<F: Future>(
             return Err(SqlError::Plan(fault.with_help("write against => 'history:corpus'")));
         };
         let Some(history) = session.objects().history(corpus).await? else {
-            let known = session.objects().names().await?.into_iter();
-            let known = known
-                .filter(|(kind, _)| *kind == ObjectKind::Corpus)
-                .map(|(_, name)| name);
-            return Err(SqlError::unknown(
-                "corpus",
-                corpus,
-                known,
-                text,
-                find_word(text, corpus),
-            ));
+            return Err(session.unknown(ObjectKind::Corpus, corpus, text).await?);
         };
         histories.insert(argument, history);
     }

@@ -13,6 +13,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement as EngineStatement};
 use datafusion::sql::sqlparser::ast;
@@ -23,13 +24,13 @@ use crate::functions;
 use crate::graphs::{self, DialectOptions, Graph, GraphCall};
 use crate::history::{self, HistoryCall};
 use crate::objects::Objects;
-use crate::plan_errors;
+use crate::plan_errors::{self, find_word};
 use crate::reproducible;
 use crate::script;
 use crate::source_text::SqlText;
 use crate::sources;
 use crate::sources::stores::StoresOnDemand;
-use crate::statement::{CreateExternalTable, CreateView, Statement, StatementKind};
+use crate::statement::{CreateExternalTable, CreateView, ObjectKind, Statement, StatementKind};
 use crate::table_functions;
 use crate::{asof, bind, expectations, hash_lists, models};
 use spill_pool::SpillPool;
@@ -192,6 +193,19 @@ impl Session {
     /// The engine's context, to execute plans with.
     pub fn context(&self) -> &SessionContext {
         &self.inner.context
+    }
+
+    /// The error that there is no object of a kind with this name, which stands in `text`; names the nearest.
+    pub(crate) async fn unknown(&self, kind: ObjectKind, name: &str, text: &SqlText) -> Result<SqlError> {
+        let known = self.objects().names().await?.into_iter();
+        let known = known.filter(|(of, _)| *of == kind).map(|(_, name)| name);
+        Ok(SqlError::unknown(
+            kind.words(),
+            name,
+            known,
+            text,
+            find_word(text, name),
+        ))
     }
 
     /// The objects that this session plans over.
@@ -398,6 +412,17 @@ impl Session {
     /// [`SqlError::Python`] with the traceback, [`SqlError::Plan`] for a type that cannot be passed.
     pub async fn check_function(&self, function: &crate::statement::CreateFunction, text: &SqlText) -> Result<()> {
         crate::python::check(self, function, text).await
+    }
+
+    /// Plans how `plan` is run.
+    ///
+    /// # Errors
+    /// What the engine fails with, as [`Session::explain_error`] explains it.
+    pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        match self.context().state().create_physical_plan(plan).await {
+            Ok(physical) => Ok(physical),
+            Err(error) => Err(self.explain_error(error, plan).await),
+        }
     }
 
     /// Explains an error that came up while `plan` ran: finds the file, row and column of bad source data.

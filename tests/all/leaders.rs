@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use corpusmill_tests::{Ended, PASSWORD, Place, Postgres, Program, Sandbox, not_run_here, python};
+use corpusmill_tests::{Ended, PASSWORD, Place, Postgres, Program, Sandbox, not_run_here, python_with_package};
 
 use crate::cluster::{ONE_STEP, SQL, embedded, place};
 use crate::health::{get, start, until};
@@ -322,12 +322,7 @@ fn stream(python: &Path, sandbox: &Sandbox, source: &str, pause: Option<&str>) -
 #[test]
 fn a_trainer_goes_on_when_the_leader_dies_and_a_new_one_finds_the_next() -> Result<()> {
     let test = "a_trainer_goes_on_when_the_leader_dies_and_a_new_one_finds_the_next";
-    let package = std::env::var_os("PYTHONPATH").is_some_and(|path| Path::new(&path).join("corpusmill").is_dir());
-    let Some(python) = python(&["numpy"]).filter(|_| package) else {
-        not_run_here(
-            test,
-            "no Python with numpy and the package `corpusmill` (tools/python-package)",
-        );
+    let Some(python) = python_with_package(test) else {
         return Ok(());
     };
     let Some(server) = server(test)? else {

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use corpusmill_tests::{Ended, Namespaces, Place, Program, Sandbox, not_run_here, python, repository};
+use corpusmill_tests::{
+    Ended, Namespaces, Place, Program, Sandbox, not_run_here, python, python_with_package, repository,
+};
 
 use crate::security::{certificates, probe};
 
@@ -250,12 +252,7 @@ except urllib.error.HTTPError as error:
 #[test]
 fn a_build_and_a_stream_beyond_loopback_are_those_of_one_process() -> Result<()> {
     let test = "a_build_and_a_stream_beyond_loopback_are_those_of_one_process";
-    let package = std::env::var_os("PYTHONPATH").is_some_and(|path| Path::new(&path).join("corpusmill").is_dir());
-    let Some(python) = python(&["numpy"]).filter(|_| package) else {
-        not_run_here(
-            test,
-            "no Python with numpy and the package `corpusmill` (tools/python-package)",
-        );
+    let Some(python) = python_with_package(test) else {
         return Ok(());
     };
     let (digest, expected) = embedded(&python)?;

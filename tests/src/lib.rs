@@ -22,7 +22,7 @@ pub use azure::Azurite;
 pub use database::{Answer, Database, run_on, without_paths};
 pub use ffmpeg::{ffmpeg, has_ffmpeg};
 pub use namespaces::Namespaces;
-pub use place::{Place, dataset, minilm, not_run_here, python, repository, shared};
+pub use place::{Place, dataset, minilm, not_run_here, python, python_with_package, repository, shared};
 pub use postgres::{PASSWORD, Postgres};
 pub use program::{Ended, Program, program};
 pub use s3::S3;

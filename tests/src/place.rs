@@ -155,6 +155,19 @@ pub fn python(modules: &[&str]) -> Option<PathBuf> {
     [python, cache.join("bench-venv/bin/python")].into_iter().find(has_all)
 }
 
+/// A Python that has numpy and the package `corpusmill`; `None`, and a line that says so, where there is none.
+pub fn python_with_package(test: &str) -> Option<PathBuf> {
+    let package = std::env::var_os("PYTHONPATH").is_some_and(|path| Path::new(&path).join("corpusmill").is_dir());
+    let found = python(&["numpy"]).filter(|_| package);
+    if found.is_none() {
+        not_run_here(
+            test,
+            "no Python with numpy and the package `corpusmill` (tools/python-package)",
+        );
+    }
+    found
+}
+
 /// Says that a test cannot run on this machine, so that nobody takes it for passed.
 ///
 /// Test runners hide what a passing test prints, so the line also goes to the file that `CORPUSMILL_NOT_RUN` names;

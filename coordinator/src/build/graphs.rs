@@ -7,7 +7,6 @@ use corpusmill_sql::{FileTable, Graph, GraphCall, Session, SqlText};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::ExecutionPlan;
 
 use super::rows_step::RowsStep;
 use crate::error::{CoordinatorError, Result};
@@ -49,7 +48,7 @@ impl Graphs<'_> {
                 break;
             }
             let logical = self.session.check_reproducible(call.edges, self.query)?;
-            let physical = self.physical(&logical).await?;
+            let physical = self.session.physical(&logical).await?;
             let edges = rows_expected(physical.as_ref()).unwrap_or_else(|| rows_of_sources(&physical));
             if edges < self.session.component_edges_max() {
                 self.prepared.push(None);
@@ -129,20 +128,13 @@ impl Graphs<'_> {
             folder: folder.clone(),
             staging,
             logical,
-            physical: self.physical(logical).await?,
+            physical: self.session.physical(logical).await?,
         };
         let (report, files) = rows.run().await?;
         self.workspace.step_finished(&self.step.build, &report);
         done.steps.push(report);
         let files = files.into_iter().filter(|file| file.rows > 0).collect();
         Ok(Files { folder, files })
-    }
-
-    async fn physical(&self, logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        match self.session.context().state().create_physical_plan(logical).await {
-            Ok(physical) => Ok(physical),
-            Err(error) => Err(self.session.explain_error(error, logical).await.into()),
-        }
     }
 
     /// The pairs of a round in two numbers.

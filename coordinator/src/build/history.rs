@@ -7,8 +7,6 @@
 //! ```
 //! The files count once the manifest that names them is committed.
 
-use std::sync::Arc;
-
 use corpusmill_operators::RowFile;
 use corpusmill_sql::HistoryCall;
 use datafusion::logical_expr::LogicalPlan;
@@ -109,16 +107,9 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn runner_step(&self, planned: &Planned, id: &str, name: &str) -> Step {
-        Step {
-            build: id.to_owned(),
-            name: name.to_owned(),
-            place: self.place(),
-            location: self.workspace.location().to_owned(),
-            label: worker_label(&planned.plan.corpus.options),
-            events: Arc::clone(&self.workspace.events),
-            cancel: self.workspace.cancel.clone(),
-        }
+    pub(super) fn runner_step(&self, planned: &Planned, id: &str, name: &str) -> Step {
+        let label = worker_label(&planned.plan.corpus.options);
+        self.workspace.step(id, name, self.place(), label)
     }
 
     async fn commit(&self, planned: &mut Planned, id: &str, report: StepReport) -> Result<()> {

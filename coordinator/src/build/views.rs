@@ -21,7 +21,6 @@ use crate::inputs::{digest, inputs_of, plan_digest, rows_expected, uses_run_time
 use crate::layout::{staging_folder, view_folder};
 use crate::objects::CatalogObjects;
 use crate::report::{BuildState, StepReport};
-use crate::runner::Step;
 use crate::workspace::{Workspace, end};
 
 /// How views are brought up to date.
@@ -186,7 +185,7 @@ impl Walk<'_> {
         }
         let logical = self.session.check_reproducible(planned.plan, view.query)?;
         let seen = self.workspace.objects.take_seen();
-        let physical = self.physical(&logical).await?;
+        let physical = self.session.physical(&logical).await?;
         let mut parts = vec![inputs_of(&physical).fingerprint];
         parts.extend(seen.digests());
         if uses_run_time(&logical)? {
@@ -205,13 +204,6 @@ impl Walk<'_> {
             fingerprint,
             sql_digest: digest(&statement.text.text),
         })
-    }
-
-    async fn physical(&self, logical: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        match self.session.context().state().create_physical_plan(logical).await {
-            Ok(physical) => Ok(physical),
-            Err(error) => Err(self.session.explain_error(error, logical).await.into()),
-        }
     }
 
     async fn build(&self, statement: &Statement, view: &Made<'_>, plan: ViewPlan) -> Result<StepReport> {
@@ -268,19 +260,6 @@ impl Walk<'_> {
         ))
     }
 
-    /// The only step of a view's build, as a runner knows it.
-    fn runner_step(&self, statement: &Statement, view: &Made<'_>, name: &str, id: &str) -> Step {
-        Step {
-            build: id.to_owned(),
-            name: name.to_owned(),
-            place: statement.place(),
-            location: self.workspace.location().to_owned(),
-            label: view.label.clone(),
-            events: Arc::clone(&self.workspace.events),
-            cancel: self.workspace.cancel.clone(),
-        }
-    }
-
     /// Runs the view's plan.
     async fn write(
         &self,
@@ -290,7 +269,7 @@ impl Walk<'_> {
         id: &str,
     ) -> Result<(StepReport, BuildEnd)> {
         let name = view.step_name();
-        let step = self.runner_step(statement, view, &name, id);
+        let step = self.workspace.step(id, &name, statement.place(), view.label.clone());
         let place = step.place.clone();
         let mut steps = self.done.len();
         let mut graphs = Graphs {
@@ -309,7 +288,7 @@ impl Walk<'_> {
             }
             let again = self.session.plan_for_build(statement, &graphs.prepared).await?;
             plan.logical = self.session.check_reproducible(again.plan, view.query)?;
-            plan.physical = self.physical(&plan.logical).await?;
+            plan.physical = self.session.physical(&plan.logical).await?;
             plan.graphs = again.graphs;
         }
         let rows = RowsStep {

@@ -1,5 +1,7 @@
 //! Runs of schedules: one for each corpus and logical time.
 
+use std::collections::HashMap;
+
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
@@ -117,6 +119,16 @@ impl Catalog {
     pub(crate) async fn newest_run(&self, corpus: &str) -> Result<Option<RunRow>> {
         let newest = "WHERE corpus = $1 ORDER BY logical_ms DESC LIMIT 1";
         Ok(self.runs_where(newest, Some(corpus)).await?.into_iter().next())
+    }
+
+    /// The newest logical time of each corpus that has runs.
+    pub(crate) async fn newest_runs(&self) -> Result<HashMap<String, i64>> {
+        let sql = "SELECT corpus, MAX(logical_ms) AS newest_ms FROM runs GROUP BY corpus";
+        let rows = self.rows(|| sqlx::query(sql)).await?;
+        let newest = rows
+            .iter()
+            .map(|row| Ok((row.try_get("corpus")?, row.try_get("newest_ms")?)));
+        newest.collect::<Result<_, _>>().map_err(|e| self.fail(e))
     }
 
     /// Runs that wait or are under way, the oldest logical time first.

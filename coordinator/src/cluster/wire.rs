@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use corpusmill_proto::control::message::What;
 use corpusmill_proto::control::{
-    self, BuildBegins, Failure, FailureKind, Progress, Queued, StatementBegins, StepBegins, StepEnds,
+    BuildBegins, Failure, FailureKind, Progress, Queued, StatementBegins, StepBegins, StepEnds,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -13,7 +13,7 @@ use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
 
 use crate::error::{CoordinatorError, RemoteKind};
-use crate::events::{Event, Tasks};
+use crate::events::Event;
 
 /// Bytes of a batch that is sent as one message; a larger one is cut by rows.
 const BATCH_BYTES: usize = 8 << 20;
@@ -88,13 +88,7 @@ fn from_step(event: Event) -> Option<What> {
             spilled_bytes,
             splits_done: splits_done as u64,
             elapsed_ms: milliseconds(elapsed),
-            tasks: tasks.map(|tasks| control::Tasks {
-                stages: tasks.stages,
-                stages_done: tasks.stages_done,
-                running: tasks.running,
-                done: tasks.done,
-                workers: tasks.workers,
-            }),
+            tasks,
         }),
         Event::StepFinished {
             build,
@@ -152,13 +146,7 @@ pub(super) fn to_event(what: What) -> Option<Event> {
             rows_written: p.rows_written,
             spilled_bytes: p.spilled_bytes,
             splits_done: p.splits_done as usize,
-            tasks: p.tasks.map(|tasks| Tasks {
-                stages: tasks.stages,
-                stages_done: tasks.stages_done,
-                running: tasks.running,
-                done: tasks.done,
-                workers: tasks.workers,
-            }),
+            tasks: p.tasks,
             elapsed: Duration::from_millis(p.elapsed_ms),
         },
         What::StepEnds(s) => Event::StepFinished {
@@ -233,6 +221,7 @@ mod tests {
     use datafusion::arrow::compute::concat_batches;
 
     use super::*;
+    use crate::events::Tasks;
 
     #[test]
     fn events_come_back_as_they_were() {
