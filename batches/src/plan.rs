@@ -138,6 +138,12 @@ impl OpenPlan {
         self.sources.iter().map(|s| s.name.as_str())
     }
 
+    /// The run whose log it follows.
+    #[must_use]
+    pub fn run(&self) -> Option<&str> {
+        self.options.run.as_deref()
+    }
+
     /// What is to be logged about making the plan: blocks that a filter could not read.
     #[must_use]
     pub fn notes(&self) -> &[String] {

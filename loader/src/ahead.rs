@@ -92,6 +92,7 @@ impl Ahead {
             world,
             arguments: plan.arguments(),
             plan_hash: plan.order().hash().to_owned(),
+            run: plan.run().map(str::to_owned),
             shape: plan.shape().clone(),
             fields: origin.fields.names().to_vec(),
             transport: served.transport,

@@ -80,6 +80,19 @@ def test_a_takedown_reaches_served_ranks_and_a_worker_that_takes_over(
     assert all(s["is_masked"] for s in seen if s["key"] == ["15"] and s["step"] > masked_from)
 
 
+def test_ranks_of_a_job_are_in_one_run(cluster: Cluster) -> None:  # noqa: F811
+    def loader(rank: int, run: str | None) -> corpusmill.Loader:
+        plan = corpusmill.Plan("posts", warehouse=cluster.home / "warehouse", run=run, **PACKED)  # type: ignore[arg-type]
+        return corpusmill.Loader(plan, rank, 2, source=cluster.source, job="j")
+
+    first = loader(0, "r")
+    next(first)
+    for other in (None, "another"):
+        with pytest.raises(corpusmill.PlanError, match="job j: rank 1 has plan .* in run r"):
+            next(loader(1, other))
+    next(loader(1, "r"))
+
+
 def test_a_takedown_without_a_run_is_told(cluster: Cluster) -> None:  # noqa: F811
     assert json.loads(program(cluster.home, "takedown", "posts", "--key", "5", "-o", "json")) == []
     assert json.loads(program(cluster.home, "runs", "-o", "json")) == []

@@ -53,6 +53,8 @@ pub struct FeedOptions {
     pub arguments: String,
     /// The plan's hash.
     pub plan_hash: String,
+    /// The run of a live plan, whose log all ranks must follow.
+    pub run: Option<String>,
     /// What its batches have in common.
     pub shape: Arc<BatchShape>,
     /// Fields that the worker makes; all when there are none.
@@ -245,7 +247,10 @@ fn open_request(options: &FeedOptions) -> Result<OpenRequest> {
         job: options.job.clone(),
         rank: options.rank,
         world: options.world,
-        plan_hash: options.plan_hash.clone(),
+        plan_hash: match &options.run {
+            Some(run) => format!("{} in run {run}", options.plan_hash),
+            None => options.plan_hash.clone(),
+        },
         host: host_identity(),
         reader: format!("process {} on {}, {}", std::process::id(), host.trim(), &id[..8]),
     })

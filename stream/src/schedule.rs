@@ -92,16 +92,12 @@ pub(crate) fn logged_weights(log: &Log) -> Vec<(u64, &BTreeMap<String, f64>)> {
     weights.collect()
 }
 
-/// The first group whose weights differ between two logs; `None` if there is none.
+/// The first group whose weights can differ between two logs; `None` if there is none.
 pub(crate) fn first_difference(old: &Log, new: &Log) -> Option<u64> {
     let (old, new) = (logged_weights(old), logged_weights(new));
-    let only = |a: &[(u64, &BTreeMap<String, f64>)], b: &[(u64, &BTreeMap<String, f64>)]| {
-        a.iter()
-            .filter(|entry| !b.contains(entry))
-            .map(|(group, _)| *group)
-            .min()
-    };
-    only(&old, &new).into_iter().chain(only(&new, &old)).min()
+    // In order: the same weights may be asked for again after others.
+    let same = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
+    old[same..].iter().chain(&new[same..]).map(|(group, _)| *group).min()
 }
 
 fn by_stratum(spec: &PlanSpec, strata: &[Stratum], weights: &BTreeMap<String, f64>) -> Vec<f64> {

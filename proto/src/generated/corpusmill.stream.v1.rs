@@ -34,7 +34,7 @@ pub struct OpenRequest {
     /// Ranks of the job.
     #[prost(uint32, tag = "3")]
     pub world: u32,
-    /// Hash of its plan.
+    /// Hash of its plan, and the run where it follows a log: compared, not read.
     #[prost(string, tag = "4")]
     pub plan_hash: ::prost::alloc::string::String,
     /// The machine it runs on.
